@@ -1,0 +1,5 @@
+"""Who a request comes from."""
+
+from .passwords import Passwords
+
+__all__ = ["Passwords"]

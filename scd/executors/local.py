@@ -1,0 +1,277 @@
+"""Attempts as processes on this machine: one session a job, with the shim that holds its runner.
+
+The journal that the shim writes is the truth. An order that the journal does not show as accepted is sent again, to
+the same shim or its successor; the shim runs no name twice.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from ..errors import ScdError
+from ..launcher.accounting import sample
+from ..launcher.journal import read
+from ..launcher.local import Connection, Launcher
+from ..model import NodeKey, Plan, ResourceUsage
+from ..procfs import boot_id
+from ..spool import JobDirectory, Spool
+from ..states import NodeState
+from .base import Observation, Spec
+
+log = logging.getLogger(__name__)
+
+_GRACE = 2.5  # seconds between TERM and KILL: a cancel is over within 5
+_REPLY_DEADLINE = 8.0
+_SAMPLE_INTERVAL = 1.0
+_RECONNECT_DELAY = 0.5
+
+Wake = Callable[[], None]
+Message = dict[str, Any]
+
+
+class LocalExecutor:
+    name = "local"
+
+    def __init__(self, spool: Spool, launcher: Launcher, wake: Wake):
+        self._spool = spool
+        self._launcher = launcher
+        self._wake = wake
+        self._sessions: dict[str, Session] = {}
+        self._sampler: asyncio.Task[None] | None = None
+
+    async def submit(self, spec: Spec) -> str:
+        session = self._sessions.get(spec.job_hash)
+        if session is None:
+            session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake)
+            self._sessions[spec.job_hash] = session
+        session.order(_order(spec, session.directory), spec.name)
+        if self._sampler is None:
+            self._sampler = asyncio.create_task(self._sample())
+        return spec.name
+
+    async def poll(self, handles: Iterable[str]) -> dict[str, Observation]:
+        wanted = set(handles)
+        return {
+            name: seen
+            for session in self._sessions.values()
+            for name, seen in session.observations.items()
+            if name in wanted
+        }
+
+    async def cancel(self, handles: Iterable[str], state: NodeState, reason: str) -> None:
+        wanted = set(handles)
+        for session in self._sessions.values():
+            if names := sorted(wanted & session.observations.keys()):
+                session.send({"op": "kill", "names": names, "grace": _GRACE, "state": state, "reason": reason})
+
+    async def snapshot(self, job_hash: str, key: NodeKey) -> str | None:
+        reply = await self._ask(job_hash, {"op": "snapshot", "step": key.step, "index": key.index})
+        if reply is None or not reply.get("file"):
+            return None
+        return str(self._spool.job(job_hash).archives / reply["file"])
+
+    async def tail(self, job_hash: str, key: NodeKey, offset: int) -> dict[str, Any] | None:
+        order = {"op": "tail", "step": key.step, "index": key.index, "offset": offset}
+        reply = await self._ask(job_hash, order)
+        return None if reply is None or "error" in reply else reply
+
+    async def release(self, job_hash: str) -> None:
+        session = self._sessions.pop(job_hash, None)
+        if session is not None:
+            await session.close()
+
+    async def close(self) -> None:
+        """Leave all jobs alone; they go on without the daemon."""
+        if self._sampler is not None:
+            self._sampler.cancel()
+        for session in self._sessions.values():
+            session.abandon()
+
+    async def _ask(self, job_hash: str, order: Message) -> Message | None:
+        session = self._sessions.get(job_hash)
+        return None if session is None else await session.ask(order)
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(_SAMPLE_INTERVAL)
+            running = {
+                name: seen
+                for session in self._sessions.values()
+                for name, seen in session.observations.items()
+                if seen.pid is not None and seen.state is None
+            }
+            figures = await asyncio.to_thread(sample, {name: seen.pid for name, seen in running.items() if seen.pid})
+            for name, usage in figures.items():
+                running[name].usage = running[name].usage.merged(usage)
+
+
+class Session:
+    """The daemon's end of one job's shim."""
+
+    def __init__(self, spec: Spec, directory: JobDirectory, launcher: Launcher, wake: Wake):
+        self.directory = directory
+        self.observations: dict[str, Observation] = {}
+        self._spec = spec
+        self._launcher = launcher
+        self._wake = wake
+        self._offset = 0
+        self._boot = boot_id()
+        self._unaccepted: dict[str, Message] = {}
+        self._outbox: list[Message] = []
+        self._writer: asyncio.StreamWriter | None = None
+        self._requests = itertools.count(1)
+        self._replies: dict[str, asyncio.Future[Message]] = {}
+        self._exiting = False
+        self._task = asyncio.create_task(self._serve())
+
+    def order(self, order: Message, name: str) -> None:
+        if name in self.observations and name not in self._unaccepted:
+            return
+        self.observations[name] = Observation()
+        self._unaccepted[name] = order
+        self.send(order)
+
+    def send(self, message: Message) -> None:
+        """At once, or as soon as there is a shim. Orders that run something survive the shim's death besides."""
+        if self._writer is None:
+            if message["op"] not in ("prepare", "node"):
+                self._outbox.append(message)
+        else:
+            self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    async def ask(self, order: Message) -> Message | None:
+        request = f"{id(self):x}-{next(self._requests)}"
+        self._replies[request] = asyncio.get_running_loop().create_future()
+        self.send({**order, "id": request})
+        try:
+            return await asyncio.wait_for(self._replies[request], _REPLY_DEADLINE)
+        except TimeoutError:
+            return None
+        finally:
+            del self._replies[request]
+
+    async def close(self) -> None:
+        self._exiting = True
+        self.send({"op": "exit"})
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                await self._writer.drain()
+        self.abandon()
+
+    def abandon(self) -> None:
+        self._task.cancel()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    async def _serve(self) -> None:
+        """Stay connected to the job's shim; start one where there is none and something is owed."""
+        while not self._exiting:
+            try:
+                await self._catch_up()
+                connection = await self._connect()
+                await self._listen(connection)
+            except (OSError, ScdError) as error:
+                log.error("job=%s %s", self._spec.job_hash, error)
+                self._fail_unaccepted(str(error))
+            except Exception:  # one job's trouble must not silence it for ever
+                log.exception("job=%s the session with its shim failed", self._spec.job_hash)
+            await asyncio.sleep(_RECONNECT_DELAY)
+
+    async def _connect(self) -> Connection:
+        connection = await self._launcher.connect(self.directory)
+        if connection is None:
+            spec = self._spec
+            await self._launcher.start(self.directory, spec.job_hash, spec.design, spec.jobname, spec.runtime)
+            connection = await self._launcher.connect(self.directory)
+        if connection is None:
+            raise ScdError("The job's shim does not answer.")
+        return connection
+
+    async def _listen(self, connection: Connection) -> None:
+        reader, self._writer = connection
+        try:
+            await self._catch_up()  # an accepted order must not be sent again as if it were lost
+            for message in (*self._unaccepted.values(), *self._outbox):
+                self.send(message)
+            self._outbox.clear()
+            while line := await reader.readline():
+                message = json.loads(line)
+                if "journal" in message:
+                    await self._catch_up()
+                elif (reply := self._replies.get(message.get("id", ""))) is not None and not reply.done():
+                    reply.set_result(message)
+        finally:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+        await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        records, self._offset = await asyncio.to_thread(read, self.directory.control, self._offset)
+        for record in records:
+            self._apply(record)
+        if records:
+            self._wake()
+
+    def _apply(self, record: Message) -> None:
+        name = record.get("name", "")
+        if not name:
+            return
+        seen = self.observations.setdefault(name, Observation())
+        match record["type"]:
+            case "accepted":
+                self._unaccepted.pop(name, None)
+            case "started":
+                seen.started, seen.pid = record["at"], record["pid"]
+                seen.started_mono = record["mono"] if record["boot"] == self._boot else None
+            case "ended":
+                seen.ended, seen.elapsed, seen.archive = record["at"], record["elapsed"], record["archive"]
+                seen.reason, seen.exit_code = record["reason"], record.get("exit_code")
+                seen.refused = bool(record.get("refused"))
+                if usage := record.get("usage"):
+                    seen.usage = seen.usage.merged(msgspec.convert(usage, ResourceUsage))
+                seen.state = _state(record["state"])
+                if plan := record.get("plan"):
+                    _take_plan(seen, plan)
+
+    def _fail_unaccepted(self, reason: str) -> None:
+        """No shim can be had: what was never accepted has ended before it began."""
+        for name in list(self._unaccepted):
+            del self._unaccepted[name]
+            seen = self.observations[name]
+            seen.reason, seen.state = reason, NodeState.ERROR
+        self._wake()
+
+
+def _order(spec: Spec, directory: JobDirectory) -> Message:
+    order: Message = {"name": spec.name, "archive": spec.archive}
+    if spec.key is None:
+        order |= {"op": "prepare", "manifest": str(directory.manifest(spec.generation))}
+        if spec.generation == 1:
+            order["import"] = str(directory.import_archive)
+        return order
+    return order | {"op": "node", "step": spec.key.step, "index": spec.key.index, "ancestors": spec.ancestors}
+
+
+def _state(word: str) -> NodeState:
+    """What a job can write decides its status: anything unknown is an error."""
+    try:
+        state = NodeState(word)
+    except ValueError:
+        return NodeState.ERROR
+    return state if state.done else NodeState.ERROR
+
+
+def _take_plan(seen: Observation, plan: object) -> None:
+    try:
+        seen.plan = msgspec.convert(plan, Plan, strict=False)
+        seen.raw_plan = msgspec.json.encode(seen.plan)
+    except msgspec.ValidationError as error:
+        seen.state, seen.reason = NodeState.ERROR, f"SiliconCompiler prepared a plan that scd does not understand: {error}"

@@ -1,0 +1,95 @@
+"""When a node may start, which nodes will never start, and whether the job succeeded. Pure.
+
+The rules are SiliconCompiler's own (``TaskScheduler.__launch_nodes`` and ``Scheduler.run`` of 0.38), so that a flow
+ends here as it ends in a local run:
+
+1. A node is ready when every input is done (success, error, skipped, timeout).
+2. An input that failed is excused if ``continue`` is set on that input node. A failure that is not excused drops a
+   non-builtin node at once.
+3. A ready builtin with inputs of which none is ``success`` is dropped, unless every failure among them is excused.
+4. A dropped node stays ``pending`` and so do its dependents.
+5. With every failure excused the node starts, and halts itself if it finds no input to work on.
+6. A breakpoint node runs alone, in execution order, when nothing else of the job runs.
+"""
+
+from collections.abc import Mapping
+
+from .model import NodeKey, Plan, PlanNode
+from .states import JobState, NodeState
+
+States = Mapping[NodeKey, NodeState]
+
+
+def ready(plan: Plan, states: States) -> list[PlanNode]:
+    """The nodes that may start now, in execution order.
+
+    Resources are the caller's business; ``plan.maxnodes`` and breakpoints are not.
+    """
+    by_key = {node.key: node for node in plan.nodes}
+    running = [by_key[key] for key, state in states.items() if state.live and key in by_key]
+    if any(node.breakpoint for node in running):
+        return []
+    startable = [node for node in plan.nodes if states[node.key] is NodeState.PENDING and _may_start(node, by_key, states)]
+    breakpoints = [node for node in startable if node.breakpoint]
+    if breakpoints:
+        return [] if running else breakpoints[:1]
+    if plan.maxnodes:
+        return startable[: max(0, plan.maxnodes - len(running))]
+    return startable
+
+
+def dropped(plan: Plan, states: States) -> set[NodeKey]:
+    """The pending nodes that can never start: those that lost an input, and all that wait for them."""
+    by_key = {node.key: node for node in plan.nodes}
+    lost: set[NodeKey] = set()
+    for node in plan.nodes:
+        if states[node.key] is not NodeState.PENDING:
+            continue
+        if _lost_input(node, by_key, states) or any(key in lost for key in node.key_inputs):
+            lost.add(node.key)
+    return lost
+
+
+def settled(plan: Plan, states: States) -> bool:
+    """Nothing runs and nothing can start any more."""
+    if any(state.live for state in states.values()):
+        return False
+    lost = dropped(plan, states)
+    return not any(states[node.key] is NodeState.PENDING and node.key not in lost for node in plan.nodes)
+
+
+def verdict(plan: Plan, states: States) -> JobState:
+    """How a settled job ended: ``completed`` if every exit step has a success or a skipped node.
+
+    A job that failed by time limits alone is ``timeout``.
+    """
+    exits: dict[str, bool] = {}
+    for key in plan.exit_nodes:
+        good = states.get(key) in (NodeState.SUCCESS, NodeState.SKIPPED)
+        exits[key.step] = exits.get(key.step, False) or good
+    if all(exits.values()):
+        return JobState.COMPLETED
+    failures = {state for state in states.values() if state.failed}
+    return JobState.TIMEOUT if failures == {NodeState.TIMEOUT} else JobState.FAILED
+
+
+def _may_start(node: PlanNode, by_key: Mapping[NodeKey, PlanNode], states: States) -> bool:
+    inputs_done = all(_input_state(key, states).done for key in node.key_inputs)
+    return inputs_done and not _lost_input(node, by_key, states)
+
+
+def _lost_input(node: PlanNode, by_key: Mapping[NodeKey, PlanNode], states: States) -> bool:
+    """Whether the inputs known so far already forbid this node."""
+    failed = [key for key in node.key_inputs if _input_state(key, states).failed]
+    unexcused = [key for key in failed if not (key in by_key and by_key[key].continue_)]
+    if not node.builtin:
+        return bool(unexcused)
+    inputs = [_input_state(key, states) for key in node.key_inputs]
+    if not inputs or not all(state.done for state in inputs) or NodeState.SUCCESS in inputs:
+        return False
+    return bool(unexcused) or not failed
+
+
+def _input_state(key: NodeKey, states: States) -> NodeState:
+    """An input outside the plan lies before the client's ``from``: its files are there, prepare saw to that."""
+    return states.get(key, NodeState.SUCCESS)

@@ -1,0 +1,155 @@
+"""A submission on its way to the disk and into the database."""
+
+import asyncio
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import IO
+
+import msgspec
+
+from .errors import BadRequest, NotOwner, TooLarge, UnknownJob
+from .manifest import Manifest
+from .model import Job
+from .runtimes import Runtimes
+from .scheduler import Scheduler
+from .spool import JobDirectory, Spool
+from .states import JobState
+from .store import JobStore
+from .units import format_size
+
+_BLOCK = 2**20
+_SYNC_EVERY = 64 * 2**20  # so that the last fsync is short, and the answer is there within the client's 10 s
+_RETRY_WINDOW = 300.0
+
+
+def digest(user: str, resumed: str | None, manifest: bytes | msgspec.Raw) -> str:
+    """What makes two submissions the same request. The key is no part of it: digests are stored."""
+    found = hashlib.sha256(f"{user}\0{resumed or ''}\0".encode())
+    found.update(manifest)
+    return found.hexdigest()
+
+
+class Intake:
+    def __init__(self, spool: Spool, store: JobStore, scheduler: Scheduler, runtimes: Runtimes, max_upload: int):
+        self._spool = spool
+        self._store = store
+        self._scheduler = scheduler
+        self._runtimes = runtimes
+        self._max_upload = max_upload
+        self._in_flight: dict[tuple[str, str], asyncio.Future[str]] = {}
+
+    async def retried(self, user: str, fingerprint: str) -> str:
+        """The job of the earlier, unanswered request that an empty import repeats. Raises BadRequest."""
+        earlier = self._in_flight.get((user, fingerprint))
+        if earlier is not None:
+            return await asyncio.shield(earlier)
+        job_hash = await self._store.retried(fingerprint, user, time.time() - _RETRY_WINDOW)
+        if job_hash is None:
+            raise BadRequest("The import is empty, and no earlier submission of this job waits for its answer. Run it again.")
+        return job_hash
+
+    async def new(
+        self, user: str, fingerprint: str, manifest: Manifest, raw: bytes | msgspec.Raw, upload: AsyncIterator[bytes]
+    ) -> str:
+        """Take the upload, make it last, and queue the job. Leaves nothing behind if it fails."""
+        arrived: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        arrived.add_done_callback(lambda future: future.cancelled() or future.exception())
+        first = self._in_flight.setdefault((user, fingerprint), arrived) is arrived
+        staged = await asyncio.to_thread(self._spool.stage)
+        job_hash = secrets.token_hex(16)
+        try:
+            size = await self._receive(staged, upload)
+            if size == 0:
+                raise BadRequest("The import is empty.")
+            await asyncio.to_thread(staged.manifest(1).write_bytes, raw)
+            await asyncio.to_thread(self._spool.commit, staged, job_hash)
+            try:
+                await self._insert(self._job(job_hash, user, fingerprint, manifest, size))
+            except BaseException:
+                await asyncio.to_thread(self._spool.remove, job_hash)
+                raise
+            await self._scheduler.admit(job_hash)
+            arrived.set_result(job_hash)
+        except BaseException as error:
+            arrived.set_exception(error if isinstance(error, Exception) else ConnectionError())
+            await asyncio.shield(asyncio.to_thread(self._spool.discard, staged))
+            raise
+        finally:
+            if first:
+                del self._in_flight[user, fingerprint]
+        return job_hash
+
+    async def resume(self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, raw: bytes | msgspec.Raw) -> str:
+        """Queue an ended job again in its directory: only what is not done will run."""
+        job = await self._store.job(job_hash)
+        if job is None:
+            if await self._store.tombstone(job_hash) is not None:
+                raise BadRequest(f"Job {job_hash} was deleted and cannot be resumed. Submit it again with clean set.")
+            raise UnknownJob(f"There is no job {job_hash} here to resume. Submit it again with clean set.")
+        if job.user != user:
+            raise NotOwner
+        if not job.state.ended:
+            if job.digest == fingerprint:
+                return job_hash  # a repeated request
+            raise BadRequest(f"Job {job_hash} is still {job.state}; cancel it first, or wait for its end.")
+        if (job.design, job.jobname) != (manifest.design, manifest.jobname):
+            raise BadRequest(f"Job {job_hash} is of {job.design}/{job.jobname}, not of {manifest.design}/{manifest.jobname}.")
+        runtime = self._runtimes.choose(manifest.schema_version)
+        if runtime is None:
+            raise BadRequest(self._runtimes.refusal(manifest.schema_version))
+        await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, bytes(raw))
+        async with self._store.database.transaction() as db:
+            if not await self._store.resume(db, job_hash, manifest.flow, runtime, fingerprint):
+                raise BadRequest(f"Job {job_hash} was resumed by another request.")
+        await self._scheduler.admit(job_hash)
+        return job_hash
+
+    async def answered(self, job_hash: str) -> None:
+        """The client has its answer: an equal request is no retry any more."""
+        async with self._store.database.transaction() as db:
+            await self._store.answered(db, job_hash)
+
+    async def _insert(self, job: Job) -> None:
+        async with self._store.database.transaction() as db:
+            await self._store.add(db, job)
+
+    def _job(self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, size: int) -> Job:
+        """Queued, or rejected at once where no runtime takes its manifest: the client shows that reason."""
+        now = time.time()
+        runtime = self._runtimes.choose(manifest.schema_version)
+        return Job(
+            job_hash=job_hash, user=user, state=JobState.QUEUED if runtime else JobState.REJECTED,
+            reason="" if runtime else self._runtimes.refusal(manifest.schema_version), design=manifest.design,
+            jobname=manifest.jobname, flow=manifest.flow, runtime=runtime or "", created=now, started=None,
+            ended=None if runtime else now, upload_bytes=size, digest=fingerprint, answered=False, cancel_reason=None,
+            generation=1, plan=None,
+        )  # fmt: skip
+
+    async def _receive(self, staged: JobDirectory, upload: AsyncIterator[bytes]) -> int:
+        """Stream to the disk, a block at a time, off the event loop."""
+        size = synced = 0
+        block = bytearray()
+        with open(staged.import_archive, "xb", buffering=0) as file:
+            async for data in upload:
+                size += len(data)
+                if size > self._max_upload:
+                    raise TooLarge(f"The upload is larger than the {format_size(self._max_upload)} allowed here.")
+                block += data
+                if len(block) >= _BLOCK:
+                    sync = size - synced >= _SYNC_EVERY
+                    synced = size if sync else synced
+                    await asyncio.to_thread(_write, file, block, sync)
+                    block = bytearray()
+            await asyncio.to_thread(_write, file, block, False)
+        return size
+
+
+def _write(file: IO[bytes], block: bytearray, sync: bool) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[file.write(view) :]
+    if sync:
+        os.fdatasync(file.fileno())

@@ -1,0 +1,101 @@
+"""The launcher inside the daemon: starts shims under the daemon's own account and speaks to them."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+
+from ..config import Config
+from ..errors import ScdError
+from ..runtimes import BOOT, Runtimes
+from ..spool import JobDirectory
+from .shim import SOCKET, SPEC
+
+_START_DEADLINE = 30.0
+_LINE_LIMIT = 2**20
+_MAX_MEMBERS = 1_000_000
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class ShimFailed(ScdError):
+    """The job's shim did not start."""
+
+
+class Launcher:
+    def __init__(self, config: Config, runtimes: Runtimes):
+        self._config = config
+        self._runtimes = runtimes
+
+    async def connect(self, directory: JobDirectory) -> Connection | None:
+        """A connection to the job's shim, None if no shim answers."""
+        try:
+            return await asyncio.wait_for(self._connect(directory.control), _START_DEADLINE)
+        except (OSError, TimeoutError):
+            return None
+
+    async def start(self, directory: JobDirectory, job_hash: str, design: str, jobname: str, runtime: str) -> None:
+        """Start the job's shim. It takes orders when this returns, and outlives this process."""
+        spec = {
+            "runner": [self._runtimes.python(runtime), "-I", str(BOOT), "scd.runner.serve",
+                       json.dumps(self._settings(directory, job_hash, design, jobname))],
+            "env": self._environment(directory),
+            "root": str(directory.work),
+            "archives": str(directory.archives),
+            "daemon_uid": os.geteuid(),
+        }  # fmt: skip
+        await asyncio.to_thread((directory.control / SPEC).write_text, json.dumps(spec))
+        with open(directory.control / "shim.log", "ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim", str(directory.control),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
+                env={"PATH": _PATH, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
+            )  # fmt: skip
+        try:
+            out, _ = await asyncio.wait_for(process.communicate(), _START_DEADLINE)
+        except TimeoutError:
+            raise ShimFailed(f"The shim of job {job_hash} did not start in {_START_DEADLINE:.0f} s.") from None
+        if not out.strip():
+            raise ShimFailed(f"The shim of job {job_hash} did not start; see {directory.control}/shim.log.")
+
+    def _settings(self, directory: JobDirectory, job_hash: str, design: str, jobname: str) -> dict[str, object]:
+        """``scd.runner.job.Settings``."""
+        return {
+            "root": str(directory.work),
+            "job_hash": job_hash,
+            "design": design,
+            "jobname": jobname,
+            "cache": self._config.paths.cache,
+            "max_unpacked": self._config.server.max_unpacked,
+            "max_members": _MAX_MEMBERS,
+        }
+
+    def _environment(self, directory: JobDirectory) -> dict[str, str]:
+        """All that a job sees of the environment."""
+        return {
+            "PATH": _PATH,
+            "HOME": str(directory.work),
+            "TMPDIR": str(directory.work / "tmp"),
+            "USER": "scd",
+            "LOGNAME": "scd",
+            "LANG": "C.UTF-8",
+        }
+
+    async def _connect(self, control: Path) -> Connection:
+        # Through the directory's descriptor: a socket's path may only have 108 bytes.
+        directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        channel.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(channel, f"/proc/self/fd/{directory}/{SOCKET}")
+            return await asyncio.open_unix_connection(sock=channel, limit=_LINE_LIMIT)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                channel.close()
+            raise
+        finally:
+            os.close(directory)

@@ -1,0 +1,112 @@
+"""An unfinished job as the scheduler holds it in memory. The database is the truth; this is read from it."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from .board import JobView, NodeView
+from .executors.base import Observation, Spec
+from .model import Attempt, Job, Node, NodeKey, Plan
+from .states import JobState, NodeState
+
+PREPARE = NodeKey("", "")
+
+_MAX_FAILURES_NAMED = 5
+
+
+class LiveJob:
+    def __init__(self, job: Job, nodes: Iterable[Node], attempts: Iterable[Attempt]):
+        self.job = job
+        self.plan: Plan | None = job.decoded_plan() if job.state is JobState.RUNNING else None
+        self.nodes: dict[NodeKey, Node] = {node.key: node for node in nodes}
+        attempts = list(attempts)
+        self.attempts: dict[str, Attempt] = {attempt.name: attempt for attempt in attempts if attempt.ended is None}
+        self.elapsed: dict[NodeKey, float] = {
+            attempt.key: attempt.elapsed for attempt in attempts if attempt.elapsed is not None
+        }
+        self.seen: dict[str, Observation] = {}
+        self.killed: set[str] = set()
+
+    @property
+    def job_hash(self) -> str:
+        return self.job.job_hash
+
+    @property
+    def states(self) -> dict[NodeKey, NodeState]:
+        return {key: node.state for key, node in self.nodes.items()}
+
+    @property
+    def cores(self) -> int:
+        """Cores in use by this job's live attempts."""
+        return sum(attempt.cores for attempt in self.attempts.values())
+
+    def change_node(self, key: NodeKey, state: NodeState, reason: str = "") -> None:
+        self.nodes[key] = msgspec.structs.replace(self.nodes[key], state=state, reason=reason)
+
+    def change_job(self, state: JobState, reason: str = "") -> None:
+        self.job = msgspec.structs.replace(self.job, state=state, reason=reason)
+
+    def prepare_attempt(self, executor: str, now: float) -> Attempt:
+        return Attempt(
+            name=attempt_name(self.job_hash, 0, self.job.generation), job_hash=self.job_hash, step="", index="",
+            attempt=self.job.generation, executor=executor, cores=1, queued=now,
+        )  # fmt: skip
+
+    def node_attempt(self, node: Node, executor: str, now: float) -> Attempt:
+        return Attempt(
+            name=attempt_name(self.job_hash, node.n, node.attempt + 1), job_hash=self.job_hash, step=node.step,
+            index=node.index, attempt=node.attempt + 1, executor=executor, cores=node.cores, queued=now,
+        )  # fmt: skip
+
+    def spec(self, attempt: Attempt) -> Spec:
+        """The order for an attempt; the same again after a restart."""
+        key = None if attempt.key == PREPARE else attempt.key
+        n = 0 if key is None else self.nodes[key].n
+        return Spec(
+            name=attempt.name, job_hash=self.job_hash, design=self.job.design, jobname=self.job.jobname,
+            runtime=self.job.runtime, archive=f"{n}.{attempt.attempt}.tar.gz", generation=self.job.generation, key=key,
+            ancestors=() if key is None else self._ancestors(key),
+        )  # fmt: skip
+
+    def view(self, waiting: int = 0) -> JobView:
+        """``waiting``: the job's place in the queue, from 1."""
+        reason = self.job.reason
+        if self.job.state is JobState.QUEUED:
+            reason = f"queued, position {waiting}" if waiting else "queued"
+        elif self.job.state is JobState.PREPARING:
+            reason = "preparing"
+        mono = {attempt.key: self.seen[name].started_mono for name, attempt in self.attempts.items() if name in self.seen}
+        hidden = set() if self.plan is None else {node.key for node in self.plan.nodes if not node.visible}
+        nodes = {
+            key: NodeView(node.state, key not in hidden, mono.get(key), self.elapsed.get(key) if node.state.done else None)
+            for key, node in self.nodes.items()
+        }
+        return JobView(self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {})
+
+    def failures(self) -> str:
+        """What went wrong, in words for the user."""
+        failed = [node for node in self.nodes.values() if node.state.failed]
+        named = [f"{node.key} {node.reason or node.state}" for node in failed[:_MAX_FAILURES_NAMED]]
+        more = len(failed) - len(named)
+        return "; ".join(named) + (f"; and {more} more" if more > 0 else "")
+
+    def _ancestors(self, key: NodeKey) -> tuple[tuple[str, str, str], ...]:
+        """The nodes before ``key`` that ran, in execution order: their journals are replayed before it starts."""
+        assert self.plan is not None
+        by_key = {node.key: node for node in self.plan.nodes}
+        found: set[NodeKey] = set()
+        todo = [key]
+        while todo:
+            node = by_key.get(todo.pop())
+            fresh = set(node.key_inputs) - found if node else set()
+            found |= fresh
+            todo.extend(fresh)
+        return tuple(
+            (node.step, node.index, str(self.nodes[node.key].state))
+            for node in self.plan.nodes
+            if node.key in found and node.status is NodeState.PENDING and self.nodes[node.key].state.done
+        )
+
+
+def attempt_name(job_hash: str, n: int, attempt: int) -> str:
+    return f"scd-{job_hash}-{n}.{attempt}"

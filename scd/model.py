@@ -1,0 +1,172 @@
+"""The nouns of scd as frozen values."""
+
+from typing import NamedTuple
+
+import msgspec
+
+from .states import JobState, NodeState
+
+
+class NodeKey(NamedTuple):
+    """A node of a flowgraph. ``name`` is the client's word for it, ``str()`` ours."""
+
+    step: str
+    index: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.step}{self.index}"
+
+    def __str__(self) -> str:
+        return f"{self.step}/{self.index}"
+
+
+class PlanNode(msgspec.Struct, frozen=True, rename={"key_inputs": "inputs", "continue_": "continue"}):
+    """One node of a prepared flowgraph, as the runner's ``prepare`` reports it."""
+
+    step: str
+    index: str
+    level: int
+    status: NodeState  # after prepare: pending, or what an earlier run or the set-up made of it
+    key_inputs: tuple[NodeKey, ...]  # skipped nodes looked through
+    visible: bool = True  # in the client's own runtime graph; another name would crash it
+    builtin: bool = False
+    breakpoint: bool = False
+    continue_: bool = False
+    cores: int | None = None
+    timeout: float | None = None  # seconds
+    tool: str | None = None
+    task: str | None = None
+
+    @property
+    def key(self) -> NodeKey:
+        return NodeKey(self.step, self.index)
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What prepare found: the nodes in execution order and where they live."""
+
+    design: str
+    jobname: str
+    flow: str
+    nodes: tuple[PlanNode, ...]
+    exit_nodes: tuple[NodeKey, ...]
+    maxnodes: int | None = None
+    sc_version: str | None = None
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A row of ``jobs``. Times are seconds since 1970, UTC."""
+
+    job_hash: str
+    user: str  # "" is the anonymous user
+    state: JobState
+    reason: str
+    design: str
+    jobname: str
+    flow: str
+    runtime: str
+    created: float
+    started: float | None
+    ended: float | None
+    upload_bytes: int
+    digest: str
+    answered: bool
+    cancel_reason: str | None  # set once a cancel was asked for
+    generation: int  # counts preparations: 1, then one more a resume
+    plan: bytes | None
+
+    def decoded_plan(self) -> Plan | None:
+        return msgspec.json.decode(self.plan, type=Plan) if self.plan else None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A row of ``nodes``; ``attempt`` 0 is a node that never ran."""
+
+    job_hash: str
+    step: str
+    index: str
+    n: int
+    state: NodeState
+    reason: str
+    attempt: int
+    cores: int
+
+    @property
+    def key(self) -> NodeKey:
+        return NodeKey(self.step, self.index)
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """A row of ``attempts``: one try of one node, or of a job's preparation (step "")."""
+
+    name: str
+    job_hash: str
+    step: str
+    index: str
+    attempt: int
+    executor: str
+    cores: int
+    queued: float
+    started: float | None = None
+    ended: float | None = None
+    elapsed: float | None = None  # seconds by the monotonic clock
+    state: NodeState | None = None  # how it ended
+    reason: str = ""
+    exit_code: int | None = None
+    cpu_seconds: float | None = None
+    peak_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+    archive: str | None = None  # file name below the job's archives/
+
+    @property
+    def key(self) -> NodeKey:
+        return NodeKey(self.step, self.index)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A row of ``events``: a change of a job's state (step ``""``) or of a node's."""
+
+    id: int
+    at: float
+    job_hash: str
+    step: str
+    index: str
+    old: str | None
+    new: str
+    reason: str
+
+
+class Tombstone(msgspec.Struct, frozen=True):
+    """What stays of a deleted job: that it was, whose it was, and how it ended."""
+
+    job_hash: str
+    user: str
+    state: JobState
+    reason: str
+    deleted: float
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What a user has used in the current period."""
+
+    core_seconds: float
+    result_bytes: int
+    unfinished_jobs: int
+    period_ends: float
+
+
+class ResourceUsage(msgspec.Struct, frozen=True):
+    """What a process tree has used: CPU time, the largest memory seen, bytes read and written."""
+
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+    def merged(self, other: "ResourceUsage") -> "ResourceUsage":
+        """The larger of each: samples miss the end, the end misses what escaped."""
+        return ResourceUsage(*(max(mine, yours) for mine, yours in zip(
+            msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True
+        )))  # fmt: skip

@@ -1,0 +1,72 @@
+"""Who a process is, from /proc. A pid alone is never proof: pids are used again. Standard library only."""
+
+import contextlib
+import ctypes
+import os
+import signal
+from typing import NamedTuple
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class ProcessId(NamedTuple):
+    """A process for ever: pid, start time in clock ticks since boot, and the boot."""
+
+    pid: int
+    ticks: int
+    boot: str
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()
+
+
+def identify(pid: int) -> ProcessId | None:
+    """The identity of a process that runs now, None if there is none (a zombie has ended)."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in "ZX" else ProcessId(pid, int(fields[19]), boot_id())
+
+
+def alive(process: ProcessId) -> bool:
+    return identify(process.pid) == process
+
+
+def tree(pid: int) -> set[int]:
+    """The descendants of ``pid`` and the members of the session that it leads, itself included."""
+    parents: dict[int, int] = {}
+    found = {pid}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (fields := _stat(int(entry))) is not None:
+            parents[int(entry)] = int(fields[1])
+            if int(fields[3]) == pid:
+                found.add(int(entry))
+    grown = True
+    while grown:
+        children = {child for child, parent in parents.items() if parent in found} - found
+        found |= children
+        grown = bool(children)
+    return found
+
+
+def kill_all(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def become_subreaper() -> None:
+    """From now on orphaned descendants become this process's children, not init's."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third (state) on: 1 parent, 3 session, 19 start ticks."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    return text[text.rindex(b")") + 2 :].decode().split()

@@ -1,0 +1,50 @@
+"""Where a job's files lie, and its project as SiliconCompiler loads it."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PREPARED = "sc_prepared.pkg.json"  # SiliconCompiler's own clean-up leaves files with this prefix alone
+
+UPDATED_STATUSES = ("success", "error", "skipped", "timeout")
+
+
+class Settings(NamedTuple):
+    """The runner's argument, as JSON."""
+
+    root: str  # the one directory that the job may write
+    job_hash: str
+    design: str
+    jobname: str
+    cache: str
+    max_unpacked: int  # bytes
+    max_members: int
+
+    @property
+    def builddir(self) -> Path:
+        return Path(self.root) / self.job_hash
+
+    @property
+    def jobdir(self) -> Path:
+        return self.builddir / self.design / self.jobname
+
+    def workdir(self, step: str, index: str) -> Path:
+        return self.jobdir / step / index
+
+    def side_journal(self, step: str, index: str) -> Path:
+        """A node's journal alone: kilobytes where its manifest has megabytes."""
+        return self.jobdir / f"sc_journal_{step}_{index}.json"
+
+
+def load(settings: Settings) -> Any:
+    """The prepared project. Loaded once and inherited by every node through fork."""
+    from siliconcompiler import Project
+
+    return Project.from_manifest(filepath=str(settings.jobdir / PREPARED))
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Whole or not at all, for readers. Not for power cuts: the daemon trusts nothing in here."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(data)
+    aside.rename(path)

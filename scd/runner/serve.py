@@ -1,0 +1,321 @@
+"""The runner: imports siliconcompiler once, then forks one child for each order of the shim.
+
+``python -I boot.py scd.runner.serve SETTINGS FD``. It has one thread and holds no lock when it forks. The project is
+loaded before the fork, so a node starts with everything warm. Its duties: take an order; fork; report the child's start;
+when the child ends, kill what it left behind and report its end; end itself when the shim is gone.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ..channel import ChannelBroken, Message, receive, send
+from ..procfs import become_subreaper, kill_all, tree
+from . import node as node_
+from .job import Settings, load
+from .prepare import Rejected, prepare
+
+_MARK = "SCD_ATTEMPT"
+_REPLY_LIMIT = 2**18
+
+
+class Child:
+    def __init__(self, order: Message, pid: int, pidfd: int, result: int, fds: list[int]):
+        self.order, self.pid, self.pidfd, self.result, self.fds = order, pid, pidfd, result, fds
+        self.report = b""
+
+
+class Runner:
+    def __init__(self, settings: Settings, channel: socket.socket):
+        self.settings = settings
+        self.channel = channel
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(channel, selectors.EVENT_READ)
+        self.children: dict[int, Child] = {}
+        self.project: Any = None
+        self.helper: set[int] = set()  # SiliconCompiler's own manager process
+
+    def run(self) -> None:
+        while True:
+            for key, _ in self.selector.select():
+                if key.fileobj is self.channel:
+                    self._take_order()
+                else:
+                    self._hear_child(key.data, key.fd)
+
+    def _take_order(self) -> None:
+        order, fds = receive(self.channel)
+        match order["op"]:
+            case "prepare":
+                self.project = None
+                self._fork(order, fds, lambda: self._prepare(fds))
+                _import_more()  # while prepare runs on another core
+            case "node":
+                self._start_node(order, fds)
+            case "salvage":
+                with contextlib.suppress(Exception):
+                    self._warm()
+                self._fork(order, fds, lambda: self._salvage(order, fds[0]))
+            case "snapshot":
+                self._fork(order, fds, lambda: self._archive(order, fds[0]))
+            case "tail":
+                self._fork(order, fds, lambda: self._tail(order))
+
+    def _start_node(self, order: Message, fds: list[int]) -> None:
+        try:
+            self._warm()
+        except Exception as error:
+            traceback.print_exc()
+            for fd in fds:
+                os.close(fd)
+            reason = f"the prepared job cannot be loaded: {error}"
+            send(self.channel, {"type": "ended", "name": order["name"], "state": "error", "reason": reason})
+            return
+        self._fork(order, fds, lambda: self._node(order, fds[0]))
+
+    def _warm(self) -> None:
+        """Load the project before the first node, so that every node inherits it."""
+        if self.project is None:
+            _import_more()
+            before = _children()
+            self.project = load(self.settings)
+            self.project.getdict()  # elaborates what is loaded lazily
+            self.helper |= _children() - before
+            gc.collect()
+            gc.freeze()
+
+    # -- in the child
+
+    def _prepare(self, fds: list[int]) -> Message:
+        manifest, archive, upload = (fds[1], fds[0], fds[2] if len(fds) > 2 else None)
+        try:
+            with (
+                open(manifest, "rb", closefd=False) as cfg,
+                open(archive, "wb", closefd=False) as target,
+                contextlib.ExitStack() as stack,
+            ):
+                source = stack.enter_context(open(upload, "rb", closefd=False)) if upload is not None else None
+                plan = prepare(self.settings, cfg, target, source)
+        except Rejected as refusal:
+            return {"state": "error", "reason": str(refusal), "refused": True}
+        return {"state": "success", "plan": plan, "archived": True, "exit_code": 0}
+
+    def _node(self, order: Message, fd: int) -> Message:
+        status, code = node_.run(self.settings, self.project, order["step"], order["index"], order["ancestors"])
+        return {"state": status, "exit_code": code, **self._archive(order, fd)}
+
+    def _salvage(self, order: Message, fd: int) -> Message:
+        with contextlib.suppress(Exception):
+            node_.salvage(self.settings, self.project, order["step"], order["index"])
+        return self._archive(order, fd)
+
+    def _archive(self, order: Message, fd: int) -> Message:
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)
+        with open(fd, "wb", closefd=False) as target:
+            node_.archive(self.settings, order["step"], order["index"], target)
+        return {"archived": True}
+
+    def _tail(self, order: Message) -> Message:
+        try:
+            return node_.tail(self.settings, order["step"], order["index"], order["offset"], _REPLY_LIMIT)
+        except OSError as error:
+            return {"error": error.strerror}
+
+    # -- in the parent
+
+    def _fork(self, order: Message, fds: list[int], work: Callable[[], Message]) -> None:
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._close_inherited(read)
+            _child(order, write, work)
+        os.close(write)
+        os.set_blocking(read, False)
+        child = Child(order, pid, os.pidfd_open(pid), read, fds)
+        self.children[pid] = child
+        self.selector.register(child.pidfd, selectors.EVENT_READ, child)
+        self.selector.register(child.result, selectors.EVENT_READ, child)
+        if order["op"] in ("prepare", "node"):
+            send(self.channel, {"type": "started", "name": order["name"], "pid": pid})
+
+    def _close_inherited(self, read: int) -> None:
+        """What belongs to the runner and to other nodes: an open end would hide their death."""
+        self.selector.close()
+        self.channel.close()
+        os.close(read)
+        for child in self.children.values():
+            for fd in (child.pidfd, child.result, *child.fds):
+                os.close(fd)
+
+    def _hear_child(self, child: Child, fd: int) -> None:
+        if child.pid not in self.children:
+            return
+        at_end = self._read_report(child)
+        if fd == child.pidfd:
+            self._end(child)
+        elif at_end:
+            self.selector.unregister(child.result)
+
+    def _read_report(self, child: Child) -> bool:
+        """Whether the child has closed its end."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(child.result, 2**16):
+                child.report += data
+            return True
+        return False
+
+    def _end(self, child: Child) -> None:
+        io = _io(child.pid)
+        _, status, usage = os.wait4(child.pid, 0)
+        self._read_report(child)
+        del self.children[child.pid]
+        for fd in (child.pidfd, child.result):
+            with contextlib.suppress(KeyError):
+                self.selector.unregister(fd)
+            os.close(fd)
+        self._kill_remains(child)
+        outcome = _outcome(child.report, os.waitstatus_to_exitcode(status))
+        order = child.order
+        if order["op"] == "node" and not outcome.get("archived"):
+            # It died before it could pack its results: another child does it for it.
+            outcome["usage"] = _usage(usage, io)
+            self._fork({**order, "op": "wreck", "outcome": outcome}, child.fds, lambda: self._salvage(order, child.fds[0]))
+            return
+        for fd in child.fds:
+            os.close(fd)
+        self._report(order, outcome, _usage(usage, io))
+        if order["op"] == "prepare" and outcome["state"] == "success":
+            with contextlib.suppress(Exception):
+                self._warm()  # before the first node asks for it
+
+    def _report(self, order: Message, outcome: Message, usage: Message) -> None:
+        match order["op"]:
+            case "wreck":
+                archived = outcome.get("archived")
+                send(self.channel, {"type": "ended", "name": order["name"], **order["outcome"], "archived": archived})
+            case "salvage":
+                send(self.channel, {"type": "salvaged", "name": order["name"], "archived": outcome.get("archived")})
+            case "snapshot" | "tail":
+                send(self.channel, {"type": "reply", **outcome, "id": order["id"]})
+            case _:
+                send(self.channel, {"type": "ended", "name": order["name"], "usage": usage, **outcome})
+
+    def _kill_remains(self, child: Child) -> None:
+        """What a node started does not outlive it. Its orphans are now this process's children."""
+        mark = f"{_MARK}={child.order.get('name', '')}".encode()
+        for pid in _children() - set(self.children) - self.helper:
+            if _session(pid) == child.pid or mark in _environment(pid):
+                kill_all(tree(pid))
+        kill_all(tree(child.pid) - {child.pid})
+        for pid in _children() - set(self.children) - self.helper:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def _child(order: Message, result: int, work: Callable[[], Message]) -> None:
+    """The life of a forked child: it never returns."""
+    try:
+        gc.enable()
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.setsid()
+        os.environ[_MARK] = order.get("name", "")
+        try:
+            outcome = work()
+        except Exception as error:
+            traceback.print_exc()
+            outcome = {"state": "error", "reason": f"the runner failed: {type(error).__name__}: {error}"}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        data = json.dumps(outcome).encode()
+        while data:
+            data = data[os.write(result, data) :]
+        os._exit(0)
+    finally:
+        os._exit(70)
+
+
+def _outcome(report: bytes, code: int) -> Message:
+    """What the child said, or what its death says."""
+    with contextlib.suppress(ValueError):
+        outcome = json.loads(report)
+        if isinstance(outcome, dict):
+            return outcome
+    if code == -signal.SIGKILL:
+        reason = "killed by SIGKILL (the kernel does this when memory runs out)"
+    elif code < 0:
+        reason = f"killed by {signal.Signals(-code).name}"
+    else:
+        reason = f"ended with exit code {code} and without a result"
+    return {"state": "error", "reason": reason, "exit_code": code}
+
+
+def _usage(usage: Any, io: tuple[int, int]) -> Message:
+    return {
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "read_bytes": io[0],
+        "written_bytes": io[1],
+    }
+
+
+def _io(pid: int) -> tuple[int, int]:
+    """Bytes read and written by a process and its children that it waited for. A zombie still tells."""
+    try:
+        with open(f"/proc/{pid}/io") as file:
+            fields = dict(line.split(": ") for line in file.read().splitlines())
+        return int(fields["rchar"]), int(fields["wchar"])
+    except (OSError, KeyError):
+        return 0, 0
+
+
+def _children() -> set[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return {int(pid) for pid in file.read().split()}
+
+
+def _session(pid: int) -> int:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        return os.getsid(pid)
+    return -1
+
+
+def _environment(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    return []
+
+
+def main() -> None:
+    settings = Settings(**json.loads(sys.argv[1]))
+    os.umask(0o022)
+    become_subreaper()
+    channel = socket.socket(fileno=int(sys.argv[2]))
+    channel.set_inheritable(False)
+    importlib.import_module("siliconcompiler.scheduler")
+    try:
+        Runner(settings, channel).run()
+    except ChannelBroken:
+        kill_all(tree(os.getpid()) - {os.getpid()})
+
+
+def _import_more() -> None:
+    """What SiliconCompiler imports late, once here instead of once in each child: 200 ms of a node otherwise."""
+    for name in ("remote", "schema", "tools.builtin.join", "tools.builtin.minimum", "tools.builtin.maximum"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"siliconcompiler.{name}")
+    for name in ("multiprocessing.managers", "psutil", "jinja2", "orjson", "getpass", "platform", "distro"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)

@@ -1,0 +1,90 @@
+"""The SiliconCompiler Pythons that are configured: what they have, and which manifest fits which."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import msgspec
+
+from .config import Config, Runtime
+from .errors import ConfigError
+
+BOOT = Path(__file__).with_name("boot.py")
+_PROBE_DEADLINE = 60.0
+# The oldest schema whose manifests the newer SiliconCompiler loads and runs unchanged (0.37.12, tested).
+OLDEST_SCHEMA = (0, 54)
+
+
+class Versions(msgspec.Struct, frozen=True):
+    """SiliconCompiler's own version and that of its manifests' schema."""
+
+    sc: str
+    sc_schema: str
+
+
+class Runtimes:
+    """In the order of the configuration: the first that fits is taken."""
+
+    def __init__(self, found: dict[str, tuple[Runtime, Versions]]):
+        self._found = found
+
+    @classmethod
+    async def probe(cls, config: Config) -> "Runtimes":
+        """Ask each configured Python. Raises ConfigError naming the one that has no SiliconCompiler."""
+        versions = await asyncio.gather(*(_probe(runtime) for runtime in config.runtime))
+        return cls({runtime.name: (runtime, own) for runtime, own in zip(config.runtime, versions, strict=True)})
+
+    @property
+    def newest(self) -> Versions:
+        return max((versions for _, versions in self._found.values()), key=lambda own: _numbers(own.sc_schema))
+
+    def python(self, name: str) -> str:
+        """The program of a runtime, by name. A job may name one that is no longer configured: then any."""
+        runtime, _ = self._found.get(name) or next(iter(self._found.values()))
+        return runtime.python
+
+    def choose(self, schema: str) -> str | None:
+        """The name of the runtime for manifests of this schema version."""
+        wanted = _numbers(schema)
+        for name, (_, versions) in self._found.items():
+            own = _numbers(versions.sc_schema)
+            if wanted[:1] == own[:1] and OLDEST_SCHEMA <= wanted[:2] <= own[:2]:
+                return name
+        return None
+
+    def refusal(self, schema: str) -> str:
+        """Why no runtime takes this schema version, with all the versions."""
+        oldest = ".".join(map(str, OLDEST_SCHEMA))
+        offers = ", ".join(
+            f"SiliconCompiler {versions.sc} (schema {oldest} to {versions.sc_schema})"
+            for _, versions in self._found.values()
+        )
+        return (
+            f"This job's manifest has schema version {schema}, and this server runs {offers}. "
+            "Use a matching SiliconCompiler, or ask the administrator for a [[runtime]] that has yours."
+        )
+
+
+async def _probe(runtime: Runtime) -> Versions:
+    process = await asyncio.create_subprocess_exec(
+        runtime.python, "-I", str(BOOT), "scd.runner.probe",
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), _PROBE_DEADLINE)
+    except TimeoutError:
+        process.kill()
+        raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer") from None
+    try:
+        return msgspec.json.decode(out.splitlines()[-1] if out.strip() else b"", type=Versions)
+    except msgspec.DecodeError:
+        reason = err.decode(errors="replace").strip().splitlines()
+        raise ConfigError(
+            f"runtime {runtime.name!r}: {runtime.python}: {reason[-1] if reason else 'it printed no version'}. "
+            f"Install SiliconCompiler there ({runtime.python} -m pip install siliconcompiler), "
+            "or name another Python under [[runtime]]"
+        ) from None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]{1,9}", version)[:3])

@@ -1,0 +1,312 @@
+"""The one writer of job and node states. Each turn of its loop, in this order:
+
+1. hear what the executors observed: attempts that started, that ended, plans of prepared jobs;
+2. stop what was cancelled or ran over its time limit;
+3. settle jobs of which nothing runs and nothing can start any more;
+4. begin to prepare queued jobs, in order of submission;
+5. start ready nodes where cores are free, job by job in order of submission.
+
+All of it is one transaction. Orders to the executors go out after its commit, so that a crash in between leaves an
+intent that is sent again under the same name, never a process that nothing knows of. If a turn fails, memory is thrown
+away and read from the database again.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Iterable
+
+import aiosqlite
+import msgspec
+
+from .board import Board
+from .config import Config
+from .errors import ScdError
+from .executors.base import Executor, Observation, Spec
+from .flowgraph import ready, settled, verdict
+from .live import PREPARE, LiveJob
+from .model import Attempt, NodeKey, Plan
+from .states import JobState, NodeState
+from .store import JobStore
+from .units import format_elapsed
+
+log = logging.getLogger(__name__)
+
+# SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
+_TIMEOUT_MARGIN = 5.0
+_RETRY_DELAY = 1.0
+
+
+class Orders:
+    """What a turn decided, to be done after its commit."""
+
+    def __init__(self) -> None:
+        self.submit: list[tuple[Executor, Spec]] = []
+        self.cancel: list[tuple[Executor, list[str], NodeState, str]] = []
+        self.ended: list[LiveJob] = []
+        self.log: list[str] = []
+
+
+class Scheduler:
+    def __init__(self, config: Config, store: JobStore, board: Board):
+        self._config = config
+        self._store = store
+        self._board = board
+        self._executor: Executor
+        self._live: dict[str, LiveJob] = {}
+        self._wakeup = asyncio.Event()
+        self._turn_lock = asyncio.Lock()
+        self._deadline: float | None = None
+        self.draining = False
+
+    def use(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def wake(self) -> None:
+        self._wakeup.set()
+
+    async def run(self) -> None:
+        while True:
+            self._wakeup.clear()
+            try:
+                async with self._turn_lock:
+                    await self._turn()
+            except (sqlite3.Error, OSError, ScdError) as error:
+                log.error("the scheduler's turn failed, nothing of it was kept: %s", error)
+                await asyncio.sleep(_RETRY_DELAY)
+                await self.load()
+                continue
+            timeout = None if self._deadline is None else max(0.05, self._deadline - time.monotonic())
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wakeup.wait()
+            except TimeoutError:
+                pass
+
+    async def load(self) -> list[LiveJob]:
+        """Read every unfinished job from the database."""
+        async with self._turn_lock:
+            observed = {name: seen for job in self._live.values() for name, seen in job.seen.items()}
+            self._live = {}
+            for job in await self._store.unfinished():
+                live = LiveJob(job, await self._store.nodes(job.job_hash), await self._store.attempts(job.job_hash))
+                live.seen = {name: observed[name] for name in live.attempts if name in observed}
+                self._live[job.job_hash] = live
+            self._publish()
+        self.wake()
+        return list(self._live.values())
+
+    async def resubmit(self) -> None:
+        """After a restart: order every live attempt again by its name. One that was started is found, not run twice."""
+        for live in self._live.values():
+            for attempt in live.attempts.values():
+                await self._executor.submit(live.spec(attempt))
+
+    async def admit(self, job_hash: str) -> None:
+        """Take up a job that was just committed as queued."""
+        job = await self._store.job(job_hash)
+        if job is None or job.state.ended:
+            return
+        async with self._turn_lock:
+            self._live[job_hash] = LiveJob(
+                job, await self._store.nodes(job_hash), await self._store.attempts(job_hash)
+            )
+            self._publish()
+        self.wake()
+
+    async def cancel(self, job_hash: str, reason: str) -> bool:
+        """Whether the job was still unfinished. What runs of it ends within seconds."""
+        async with self._turn_lock:
+            live = self._live.get(job_hash)
+            if live is None:
+                return False
+            if live.job.cancel_reason is None:
+                async with self._store.database.transaction() as db:
+                    await self._store.ask_cancel(db, job_hash, reason)
+                live.job = msgspec.structs.replace(live.job, cancel_reason=reason)
+        self.wake()
+        return True
+
+    # -- a turn
+
+    async def _turn(self) -> None:
+        orders = Orders()
+        self._deadline = None
+        observed = await self._executor.poll(name for job in self._live.values() for name in job.attempts)
+        async with self._store.database.transaction() as db:
+            for live in self._live.values():
+                await self._hear(db, live, observed, orders)
+                await self._stop(db, live, orders)
+                await self._settle(db, live, orders)
+            jobs = [live for live in self._live.values() if not live.job.state.ended]
+            free = self._config.cores - sum(live.cores for live in jobs)
+            for live in jobs:
+                if live.job.state is JobState.QUEUED and free > 0:
+                    await self._prepare(db, live, orders)
+                    free -= 1
+            for live in jobs:
+                if live.job.state is JobState.RUNNING and live.job.cancel_reason is None:
+                    free = await self._start(db, live, free, orders)
+        await self._carry_out(orders)
+
+    async def _hear(
+        self, db: aiosqlite.Connection, live: LiveJob, observed: dict[str, Observation], orders: Orders
+    ) -> None:
+        for name, attempt in list(live.attempts.items()):
+            seen = observed.get(name)
+            if seen is None:
+                continue
+            live.seen[name] = seen
+            if seen.started is not None and attempt.started is None:
+                attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
+                await self._store.start_attempt(db, name, seen.started)
+                if attempt.key != PREPARE:
+                    await self._move_node(db, live, attempt.key, NodeState.RUNNING, "", orders)
+            if seen.state is not None:
+                await self._end_attempt(db, live, attempt, seen, orders)
+
+    async def _end_attempt(
+        self, db: aiosqlite.Connection, live: LiveJob, attempt: Attempt, seen: Observation, orders: Orders
+    ) -> None:
+        assert seen.state is not None
+        ended = msgspec.structs.replace(
+            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=seen.state, reason=seen.reason,
+            exit_code=seen.exit_code, archive=seen.archive, cpu_seconds=seen.usage.cpu_seconds,
+            peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
+        )  # fmt: skip
+        del live.attempts[attempt.name]
+        live.killed.discard(attempt.name)
+        if not await self._store.end_attempt(db, ended):
+            return
+        if attempt.key == PREPARE:
+            await self._prepared(db, live, seen, orders)
+        else:
+            live.elapsed[attempt.key] = seen.elapsed
+            await self._move_node(db, live, attempt.key, seen.state, _node_reason(seen), orders)
+
+    async def _prepared(self, db: aiosqlite.Connection, live: LiveJob, seen: Observation, orders: Orders) -> None:
+        if live.job.cancel_reason is not None:
+            return
+        if seen.plan is None or seen.raw_plan is None:
+            state = JobState.REJECTED if seen.refused else JobState.FAILED
+            await self._end_job(db, live, state, seen.reason or "The job could not be prepared.", orders)
+            return
+        plan = seen.plan
+        await self._store.set_plan(db, live.job_hash, seen.raw_plan, plan.nodes, self._cores(plan))
+        await self._move_job(db, live, JobState.RUNNING, "", orders)
+        live.plan = plan
+        live.nodes = {node.key: node for node in await self._store.nodes(live.job_hash, db)}
+
+    async def _stop(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
+        if live.job.state.ended:
+            return
+        if live.job.cancel_reason is not None:
+            if live.attempts:
+                self._kill(live, live.attempts, NodeState.ERROR, f"cancelled: {live.job.cancel_reason}", orders)
+            else:
+                await self._end_job(db, live, JobState.CANCELED, live.job.cancel_reason, orders)
+            return
+        limits = {node.key: node.timeout for node in live.plan.nodes} if live.plan else {}
+        for name, attempt in live.attempts.items():
+            limit, started = limits.get(attempt.key), live.seen[name].started_mono if name in live.seen else None
+            if not limit or started is None:
+                continue
+            end = started + limit + _TIMEOUT_MARGIN
+            if time.monotonic() < end:
+                self._deadline = min(end, self._deadline or end)
+            else:
+                reason = f"over its time limit of {format_elapsed(limit)}"
+                self._kill(live, [name], NodeState.TIMEOUT, reason, orders)
+
+    def _kill(self, live: LiveJob, names: Iterable[str], state: NodeState, reason: str, orders: Orders) -> None:
+        fresh = [name for name in names if name not in live.killed]
+        live.killed.update(fresh)
+        if fresh:
+            orders.cancel.append((self._executor, fresh, state, reason))
+
+    async def _settle(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
+        if live.job.state is not JobState.RUNNING or live.plan is None or live.job.cancel_reason is not None:
+            return
+        states = live.states
+        if settled(live.plan, states):
+            state = verdict(live.plan, states)
+            await self._end_job(db, live, state, "" if state is JobState.COMPLETED else live.failures(), orders)
+
+    async def _prepare(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
+        if not await self._move_job(db, live, JobState.PREPARING, "", orders):
+            return
+        attempt = live.prepare_attempt(self._executor.name, time.time())
+        await self._store.add_attempt(db, attempt)
+        live.attempts[attempt.name] = attempt
+        orders.submit.append((self._executor, live.spec(attempt)))
+
+    async def _start(self, db: aiosqlite.Connection, live: LiveJob, free: int, orders: Orders) -> int:
+        assert live.plan is not None
+        for planned in ready(live.plan, live.states):
+            node = live.nodes[planned.key]
+            if node.cores > free:
+                continue
+            attempt = live.node_attempt(node, self._executor.name, time.time())
+            if not await self._store.claim_node(db, node, attempt):
+                continue
+            live.nodes[node.key] = msgspec.structs.replace(node, state=NodeState.QUEUED, attempt=attempt.attempt, reason="")
+            live.attempts[attempt.name] = attempt
+            orders.submit.append((self._executor, live.spec(attempt)))
+            free -= node.cores
+        return free
+
+    # -- changes
+
+    async def _move_node(
+        self, db: aiosqlite.Connection, live: LiveJob, key: NodeKey, state: NodeState, reason: str, orders: Orders
+    ) -> None:
+        if await self._store.move_node(db, live.job_hash, key, state, reason):
+            live.change_node(key, state, reason)
+            orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} {state} {reason}".rstrip())
+
+    async def _move_job(
+        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders
+    ) -> bool:
+        if not await self._store.move(db, live.job_hash, state, reason):
+            return False
+        live.change_job(state, reason)
+        orders.log.append(f"job={live.job_hash} user={live.job.user or '-'} {state} {reason}".rstrip())
+        return True
+
+    async def _end_job(
+        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders
+    ) -> None:
+        if await self._move_job(db, live, state, reason, orders):
+            orders.ended.append(live)
+
+    async def _carry_out(self, orders: Orders) -> None:
+        for line in orders.log:
+            log.info("%s", line.replace("\n", " | "))
+        for executor, spec in orders.submit:
+            await executor.submit(spec)
+        for executor, names, state, reason in orders.cancel:
+            await executor.cancel(names, state, reason)
+        self._publish()
+        for live in orders.ended:
+            self._live.pop(live.job_hash, None)
+            await self._executor.release(live.job_hash)
+
+    def _publish(self) -> None:
+        position = 0
+        for live in self._live.values():
+            position += live.job.state is JobState.QUEUED
+            self._board.publish(live.view(position))
+
+    def _cores(self, plan: Plan) -> dict[NodeKey, int]:
+        """As TaskScheduler: a node that names no number of threads gets the machine."""
+        every = self._config.cores
+        return {node.key: max(1, min(node.cores or every, every)) for node in plan.nodes}
+
+
+def _node_reason(seen: Observation) -> str:
+    if seen.reason or seen.state in (NodeState.SUCCESS, NodeState.SKIPPED):
+        return seen.reason
+    if seen.state is NodeState.TIMEOUT:
+        return "over its time limit"
+    return f"failed (exit code {seen.exit_code})" if seen.exit_code else "failed"

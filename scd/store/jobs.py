@@ -1,0 +1,226 @@
+"""Jobs, nodes and attempts. Every change of state is guarded: it happens only from a state that allows it."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import aiosqlite
+import msgspec
+
+from ..model import Attempt, Event, Job, Node, NodeKey, PlanNode, Tombstone
+from ..states import JOB_ENDED, JobState, NodeState, job_sources, node_sources
+from .db import Database, Row
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_ENDED = ", ".join(f"'{state}'" for state in sorted(JOB_ENDED))
+
+_JOB = "SELECT * FROM jobs WHERE job_hash = :job_hash"
+_UNFINISHED = f"SELECT * FROM jobs WHERE state NOT IN ({_ENDED}) ORDER BY created, job_hash"
+_RECENT = "SELECT * FROM jobs WHERE (:user IS NULL OR user = :user) ORDER BY created DESC, job_hash LIMIT :limit"
+_PREFIX = "SELECT job_hash FROM jobs WHERE substr(job_hash, 1, length(:prefix)) = :prefix LIMIT 2"
+_RETRIED = """
+    SELECT job_hash FROM jobs WHERE digest = :digest AND user = :user AND answered = 0 AND created >= :since
+    ORDER BY created DESC LIMIT 1"""
+_INSERT_JOB = """
+    INSERT INTO jobs (job_hash, user, state, reason, design, jobname, flow, runtime, created, ended, upload_bytes, digest)
+    VALUES (:job_hash, :user, :state, :reason, :design, :jobname, :flow, :runtime, :created, :ended, :upload_bytes,
+            :digest)"""
+_MOVE_JOB = """
+    UPDATE jobs SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended
+    WHERE job_hash = :job_hash AND state IN (SELECT value FROM json_each(:sources)) RETURNING job_hash"""
+_RESUME_JOB = f"""
+    UPDATE jobs SET state = 'queued', reason = '', ended = NULL, cancel_reason = NULL, generation = generation + 1,
+        flow = :flow, runtime = :runtime, digest = :digest, answered = 0
+    WHERE job_hash = :job_hash AND state IN ({_ENDED}) RETURNING job_hash"""
+_CANCEL_JOB = f"""
+    UPDATE jobs SET cancel_reason = :reason
+    WHERE job_hash = :job_hash AND state NOT IN ({_ENDED}) AND cancel_reason IS NULL RETURNING job_hash"""
+_NODES = 'SELECT * FROM nodes WHERE job_hash = :job_hash ORDER BY n'
+_PUT_NODE = """
+    INSERT INTO nodes (job_hash, step, "index", n, state, reason, cores)
+    VALUES (:job_hash, :step, :index, :n, :state, '', :cores)
+    ON CONFLICT (job_hash, step, "index") DO UPDATE SET
+        state = excluded.state, cores = excluded.cores,
+        reason = CASE WHEN excluded.state = state THEN reason ELSE '' END"""
+_MOVE_NODE = """
+    UPDATE nodes SET state = :state, reason = :reason
+    WHERE job_hash = :job_hash AND step = :step AND "index" = :index
+        AND state IN (SELECT value FROM json_each(:sources)) RETURNING n"""
+_CLAIM_NODE = """
+    UPDATE nodes SET state = 'queued', reason = '', attempt = attempt + 1
+    WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'pending' AND attempt = :attempt
+    RETURNING n"""
+_INSERT_ATTEMPT = """
+    INSERT INTO attempts (name, job_hash, step, "index", attempt, executor, cores, queued)
+    VALUES (:name, :job_hash, :step, :index, :attempt, :executor, :cores, :queued)"""
+_START_ATTEMPT = "UPDATE attempts SET started = :started WHERE name = :name AND started IS NULL"
+_END_ATTEMPT = """
+    UPDATE attempts SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended,
+        elapsed = :elapsed, exit_code = :exit_code, archive = :archive,
+        cpu_seconds = coalesce(:cpu_seconds, cpu_seconds), peak_bytes = coalesce(:peak_bytes, peak_bytes),
+        read_bytes = coalesce(:read_bytes, read_bytes), written_bytes = coalesce(:written_bytes, written_bytes)
+    WHERE name = :name AND state IS NULL RETURNING cores"""
+_CHARGE = """
+    INSERT INTO ledger (at, user, job_hash, core_seconds)
+    SELECT :ended, user, job_hash, :core_seconds FROM jobs WHERE job_hash = :job_hash"""
+_ATTEMPTS = 'SELECT * FROM attempts WHERE job_hash = :job_hash ORDER BY queued, name'
+_LAST_ARCHIVE = """
+    SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
+        AND archive IS NOT NULL ORDER BY attempt DESC LIMIT 1"""
+_EVENTS = "SELECT * FROM events WHERE job_hash = :job_hash ORDER BY id"
+_BURY = """
+    INSERT INTO tombstones (job_hash, user, state, reason, deleted)
+    SELECT job_hash, user, state, reason, :deleted FROM jobs WHERE job_hash = :job_hash"""
+_DELETE = f"DELETE FROM jobs WHERE job_hash = :job_hash AND state IN ({_ENDED}) RETURNING job_hash"
+
+
+class JobStore:
+    """Methods named after what happened. Those that change take the transaction they are part of."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    # -- reads
+
+    async def job(self, job_hash: str) -> Job | None:
+        return _one(Job, await self.database.read(_JOB, {"job_hash": job_hash}))
+
+    async def unfinished(self) -> list[Job]:
+        return _all(Job, await self.database.read(_UNFINISHED))
+
+    async def recent(self, user: str | None, limit: int) -> list[Job]:
+        return _all(Job, await self.database.read(_RECENT, {"user": user, "limit": limit}))
+
+    async def matching(self, prefix: str) -> list[str]:
+        """At most two job hashes that begin with ``prefix``."""
+        return [row["job_hash"] for row in await self.database.read(_PREFIX, {"prefix": prefix})]
+
+    async def retried(self, digest: str, user: str, since: float) -> str | None:
+        """The job of an equal submission whose answer was not delivered."""
+        rows = await self.database.read(_RETRIED, {"digest": digest, "user": user, "since": since})
+        return next((row["job_hash"] for row in rows), None)
+
+    async def nodes(self, job_hash: str, db: aiosqlite.Connection | None = None) -> list[Node]:
+        """``db``: as a transaction in progress sees them."""
+        row = {"job_hash": job_hash}
+        rows = await (self.database.read(_NODES, row) if db is None else db.execute_fetchall(_NODES, row))
+        return _all(Node, rows)
+
+    async def attempts(self, job_hash: str) -> list[Attempt]:
+        return _all(Attempt, await self.database.read(_ATTEMPTS, {"job_hash": job_hash}))
+
+    async def events(self, job_hash: str) -> list[Event]:
+        return _all(Event, await self.database.read(_EVENTS, {"job_hash": job_hash}))
+
+    async def archive(self, job_hash: str, key: NodeKey) -> str | None:
+        """The file name of a node's newest archive; NodeKey("", "") is the set-up manifest's."""
+        row = {"job_hash": job_hash, "step": key.step, "index": key.index}
+        return next((found["archive"] for found in await self.database.read(_LAST_ARCHIVE, row)), None)
+
+    async def tombstone(self, job_hash: str) -> Tombstone | None:
+        rows = await self.database.read("SELECT * FROM tombstones WHERE job_hash = :job_hash", {"job_hash": job_hash})
+        return _one(Tombstone, rows)
+
+    async def known_hashes(self) -> set[str]:
+        return {row["job_hash"] for row in await self.database.read("SELECT job_hash FROM jobs")}
+
+    # -- changes
+
+    async def add(self, db: aiosqlite.Connection, job: Job) -> None:
+        await db.execute(_INSERT_JOB, msgspec.structs.asdict(job))
+
+    async def answered(self, db: aiosqlite.Connection, job_hash: str) -> None:
+        await db.execute("UPDATE jobs SET answered = 1 WHERE job_hash = :job_hash", {"job_hash": job_hash})
+
+    async def move(self, db: aiosqlite.Connection, job_hash: str, state: JobState, reason: str = "") -> bool:
+        """Whether the job was in a state that allows ``state``, and now is in it."""
+        now = time.time()
+        return await _changed(db, _MOVE_JOB, {
+            "job_hash": job_hash, "state": state, "reason": reason,
+            "sources": _json(job_sources(state)), "started": now if state is JobState.PREPARING else None,
+            "ended": now if state.ended else None,
+        })  # fmt: skip
+
+    async def resume(self, db: aiosqlite.Connection, job_hash: str, flow: str, runtime: str, digest: str) -> bool:
+        row = {"job_hash": job_hash, "flow": flow, "runtime": runtime, "digest": digest}
+        return await _changed(db, _RESUME_JOB, row)
+
+    async def ask_cancel(self, db: aiosqlite.Connection, job_hash: str, reason: str) -> bool:
+        return await _changed(db, _CANCEL_JOB, {"job_hash": job_hash, "reason": reason})
+
+    async def set_plan(
+        self, db: aiosqlite.Connection, job_hash: str, plan: bytes, nodes: Sequence[PlanNode], cores: Mapping[NodeKey, int]
+    ) -> None:
+        """Record what prepare found. Nodes of an earlier preparation keep their number and their attempts."""
+        await db.execute("UPDATE jobs SET plan = :plan WHERE job_hash = :job_hash", {"plan": plan, "job_hash": job_hash})
+        rows = await db.execute_fetchall(_NODES, {"job_hash": job_hash})
+        numbers = {NodeKey(row["step"], row["index"]): int(row["n"]) for row in rows}
+        fresh = max(numbers.values(), default=0)
+        for node in nodes:
+            if node.key not in numbers:
+                fresh += 1
+                numbers[node.key] = fresh
+            await db.execute(_PUT_NODE, {
+                "job_hash": job_hash, "step": node.step, "index": node.index, "n": numbers[node.key],
+                "state": node.status, "cores": cores[node.key],
+            })  # fmt: skip
+        kept = {node.key for node in nodes}
+        for key in numbers.keys() - kept:
+            await db.execute(
+                'DELETE FROM nodes WHERE job_hash = :job_hash AND step = :step AND "index" = :index',
+                {"job_hash": job_hash, "step": key.step, "index": key.index},
+            )
+
+    async def claim_node(self, db: aiosqlite.Connection, node: Node, attempt: Attempt) -> bool:
+        """Write down, before anything is started, that this attempt will be."""
+        row = {"job_hash": node.job_hash, "step": node.step, "index": node.index, "attempt": node.attempt}
+        if not await _changed(db, _CLAIM_NODE, row):
+            return False
+        await self.add_attempt(db, attempt)
+        return True
+
+    async def add_attempt(self, db: aiosqlite.Connection, attempt: Attempt) -> None:
+        await db.execute(_INSERT_ATTEMPT, msgspec.structs.asdict(attempt))
+
+    async def move_node(
+        self, db: aiosqlite.Connection, job_hash: str, key: NodeKey, state: NodeState, reason: str = ""
+    ) -> bool:
+        return await _changed(db, _MOVE_NODE, {
+            "job_hash": job_hash, "step": key.step, "index": key.index, "state": state, "reason": reason,
+            "sources": _json(node_sources(state)),
+        })  # fmt: skip
+
+    async def start_attempt(self, db: aiosqlite.Connection, name: str, started: float) -> None:
+        await db.execute(_START_ATTEMPT, {"name": name, "started": started})
+
+    async def end_attempt(self, db: aiosqlite.Connection, attempt: Attempt) -> bool:
+        """Close an attempt and charge its owner, once: elapsed time x cores, as sacct's CPUTime."""
+        if not await _changed(db, _END_ATTEMPT, msgspec.structs.asdict(attempt)):
+            return False
+        charge = (attempt.elapsed or 0.0) * attempt.cores
+        row = {"ended": attempt.ended, "job_hash": attempt.job_hash, "core_seconds": charge}
+        if charge and attempt.step:
+            await db.execute(_CHARGE, row)
+        return True
+
+    async def delete(self, db: aiosqlite.Connection, job_hash: str) -> bool:
+        """Forget an ended job but for its tombstone."""
+        await db.execute(_BURY, {"job_hash": job_hash, "deleted": time.time()})
+        return await _changed(db, _DELETE, {"job_hash": job_hash})
+
+
+async def _changed(db: aiosqlite.Connection, sql: str, parameters: Mapping[str, Any]) -> bool:
+    return bool(list(await db.execute_fetchall(sql, parameters)))
+
+
+def _json(values: Iterable[str]) -> str:
+    return msgspec.json.encode(list(values)).decode()
+
+
+def _one(kind: type[T], rows: Iterable[Row]) -> T | None:
+    return next(iter(_all(kind, rows)), None)
+
+
+def _all(kind: type[T], rows: Iterable[Row]) -> list[T]:
+    return [msgspec.convert(dict(row), kind, strict=False) for row in rows]

@@ -1,0 +1,1 @@
+"""HTTP: the six endpoints of the client, and what scdctl asks for."""

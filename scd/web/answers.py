@@ -1,0 +1,43 @@
+"""The shape of answers, errors above all: ``{"message": ..., "status": ..., "success": false}``, always."""
+
+import errno
+import logging
+from collections.abc import Mapping
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import DiskFull, Forbidden, ScdError
+
+log = logging.getLogger(__name__)
+
+
+class JsonAnswer(Response):
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        return msgspec.json.encode(content)
+
+
+def error_answer(error: ScdError) -> JsonAnswer:
+    """``status`` is what the client's poll understands: rejected ends it, unknown does not."""
+    status = "rejected" if isinstance(error, Forbidden) else "unknown"
+    return _failure(error.message, status, error.http_status)
+
+
+async def on_error(_: Request, error: Exception) -> Response:
+    """Every exception of a handler ends here; a stranger never sees a traceback."""
+    if isinstance(error, ScdError):
+        return error_answer(error)
+    if isinstance(error, HTTPException):
+        return _failure(error.detail, "unknown", error.status_code, error.headers)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return error_answer(DiskFull())
+    log.exception("a request failed")
+    return _failure("scd failed at this request; its log says why.", "unknown", 500)
+
+
+def _failure(message: str, status: str, code: int, headers: Mapping[str, str] | None = None) -> JsonAnswer:
+    return JsonAnswer({"message": message, "status": status, "success": False}, code, headers)

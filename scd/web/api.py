@@ -1,0 +1,275 @@
+"""The six endpoints of SiliconCompiler's client."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from .. import __version__, limits, manifest
+from ..auth import Passwords
+from ..board import Board, JobView
+from ..config import Config
+from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, UnknownJob
+from ..executors.base import Executor
+from ..intake import Intake, digest
+from ..model import Job, NodeKey, Tombstone
+from ..runtimes import Runtimes
+from ..scheduler import Scheduler
+from ..spool import Spool
+from ..store import JobStore, UsageStore
+from ..units import format_size
+from .answers import JsonAnswer
+from .multipart import Event, PartBegin, PartEnd, events
+from .progress import Progress, ended, running
+from .schemas import Submission, body, check_hash, decode_submission, required_hash
+
+_CHUNK = 2**18
+_RESULT_SUFFIX = ".tar.gz"
+
+
+class Services(msgspec.Struct):
+    """What the handlers work with."""
+
+    config: Config
+    store: JobStore
+    usage: UsageStore
+    spool: Spool
+    scheduler: Scheduler
+    executor: Executor
+    board: Board
+    runtimes: Runtimes
+    auth: Passwords
+    intake: Intake
+    progress: Progress
+    draining: Callable[[], str]  # why no new jobs are taken, "" if they are
+
+
+class Api:
+    def __init__(self, services: Services):
+        self._s = services
+
+    def routes(self) -> list[Route]:
+        """Each path with and without the trailing slash: a redirect would turn the POST into a GET."""
+        handlers = {
+            "/check_server": self.check_server,
+            "/remote_run": self.remote_run,
+            "/check_progress": self.check_progress,
+            "/cancel_job": self.cancel_job,
+            "/delete_job": self.delete_job,
+            "/get_results/{name}": self.get_results,
+        }
+        return [
+            Route(path + slash, handler, methods=["POST"]) for path, handler in handlers.items() for slash in ("", "/")
+        ]
+
+    async def check_server(self, request: Request) -> Response:
+        asked = await body(request)
+        config = self._s.config
+        versions = self._s.runtimes.newest
+        answer: dict[str, object] = {
+            "status": f"draining: {reason}" if (reason := self._s.draining()) else "ready",
+            "terms": config.terms,
+            "versions": {"sc": versions.sc, "sc_schema": versions.sc_schema, "sc_server": __version__},
+            "progress_interval": config.server.progress_interval,
+        }
+        if config.server.pre_upload is not None:
+            answer["pre_upload"] = msgspec.structs.asdict(config.server.pre_upload)
+        if asked.username or asked.key:
+            user = await self._s.auth.authenticate(asked.username, asked.key)
+            if user:
+                allowed = config.limits_of(user)
+                used = await self._s.usage.current(user, limits.period_start(allowed), allowed.period)
+                answer["user_info"] = limits.left(allowed, used)
+        return JsonAnswer(answer)
+
+    # -- remote_run
+
+    async def remote_run(self, request: Request) -> Response:
+        """``params`` comes first, so that all can be refused before gigabytes of ``import`` are taken."""
+        config = self._s.config
+        announced = request.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > config.server.max_upload + config.server.max_manifest:
+            raise TooLarge(f"The upload is larger than the {format_size(config.server.max_upload)} allowed here.")
+        if reason := self._s.draining():
+            raise BadRequest(f"This server takes no new jobs at the moment: {reason}")
+        parts = events(request.headers.get("content-type"), request.stream())
+        submission = await self._params(parts)
+        user = await self._s.auth.authenticate(submission.params.username, submission.params.key)
+        found = await asyncio.to_thread(manifest.decode, submission.cfg)
+        if "slurm" in found.schedulers:
+            raise BadRequest("This server has no Slurm cluster. Unset option,scheduler,name and submit again.")
+        resumed = submission.params.job_hash
+        fingerprint = await asyncio.to_thread(digest, user, resumed, submission.cfg)
+        head = await self._import_head(parts)
+        if head == b"":  # the client's file is at its end: it repeats a request that was not answered in time
+            job_hash = await self._s.intake.retried(user, fingerprint)
+        else:
+            allowed = config.limits_of(user)
+            used = await self._s.usage.current(user, limits.period_start(allowed), allowed.period)
+            limits.admit(allowed, used, len(found.nodes))
+            if head is None:
+                if resumed is None:
+                    raise BadRequest("The part import is missing, and no job_hash says which job to resume.")
+                job_hash = await self._s.intake.resume(resumed, user, fingerprint, found, submission.cfg)
+            else:
+                upload = _part_data(head, parts)
+                job_hash = await self._s.intake.new(user, fingerprint, found, submission.cfg, upload)
+        if not await request.is_disconnected():
+            await self._s.intake.answered(job_hash)
+        answer = {"message": f"Job {job_hash} is queued.", "interval": config.server.progress_interval}
+        return JsonAnswer({**answer, "job_hash": job_hash})
+
+    async def _params(self, parts: AsyncIterator[Event]) -> Submission:
+        most = self._s.config.server.max_manifest
+        data = bytearray()
+        begun = False
+        async for event in parts:
+            if isinstance(event, PartBegin):
+                if event.name != "params":
+                    raise BadRequest(f"The first part must be params, not {event.name!r}.")
+                begun = True
+            elif isinstance(event, PartEnd):
+                return await asyncio.to_thread(decode_submission, bytes(data))
+            elif len(data) + len(event) > most:
+                raise TooLarge(f"The manifest is larger than the {format_size(most)} allowed here.")
+            else:
+                data += event
+        raise BadRequest("The part params is missing." if not begun else "The part params ends too early.")
+
+    async def _import_head(self, parts: AsyncIterator[Event]) -> bytes | None:
+        """The first data of ``import``: None if there is no such part, empty if the part is."""
+        async for event in parts:
+            if isinstance(event, PartBegin):
+                if event.name != "import":
+                    raise BadRequest(f"The second part must be import, not {event.name!r}.")
+            elif isinstance(event, PartEnd):
+                return b""
+            elif event:
+                return event
+        return None
+
+    # -- jobs
+
+    async def check_progress(self, request: Request) -> Response:
+        asked = await body(request)
+        user = await self._s.auth.authenticate(asked.username, asked.key)
+        job_hash = required_hash(asked)
+        job = await self._owned(job_hash, user)
+        client = request.client.host if request.client else ""
+        answer = await self._s.progress.watch(job_hash, client)
+        if answer is None:
+            answer = ended(job.state, job.reason) if job.state.ended else running(self._waiting(job))
+        return JsonAnswer(answer)
+
+    async def cancel_job(self, request: Request) -> Response:
+        asked = await body(request)
+        user = await self._s.auth.authenticate(asked.username, asked.key)
+        job = await self._owned(required_hash(asked), user)
+        if job.state.ended or not await self._s.scheduler.cancel(job.job_hash, f"by {user or 'the user'}"):
+            current = await self._owned(job.job_hash, user)
+            raise NotRunning(f"Job {job.job_hash} is not running: it is {current.state}.")
+        return JsonAnswer({"message": f"Job {job.job_hash} is being cancelled.", "success": True})
+
+    async def delete_job(self, request: Request) -> Response:
+        asked = await body(request)
+        user = await self._s.auth.authenticate(asked.username, asked.key)
+        job = await self._owned(required_hash(asked), user)
+        if isinstance(job, Tombstone):
+            raise UnknownJob(f"Job {job.job_hash} was deleted before.")
+        if not job.state.ended:
+            raise BadRequest(f"Job {job.job_hash} is still {job.state}; cancel it first.")
+        async with self._s.store.database.transaction() as db:
+            if not await self._s.store.delete(db, job.job_hash):
+                raise BadRequest(f"Job {job.job_hash} has just been resumed; cancel it first.")
+        self._s.board.drop(job.job_hash)
+        await asyncio.to_thread(self._s.spool.remove, job.job_hash)
+        return JsonAnswer({"message": f"Job {job.job_hash} is deleted.", "success": True})
+
+    async def get_results(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if not name.endswith(_RESULT_SUFFIX):
+            raise NoResults("Results are at /get_results/<job_hash>.tar.gz.")
+        job_hash = check_hash(name.removesuffix(_RESULT_SUFFIX))
+        asked = await body(request)
+        user = await self._s.auth.authenticate(asked.username, asked.key)
+        job = await self._owned(job_hash, user)
+        if isinstance(job, Tombstone):
+            raise NoResults(f"Job {job_hash} was deleted.")
+        path, temporary = await self._archive(job_hash, asked.node)
+        try:
+            file = await asyncio.to_thread(open, path, "rb")
+        except FileNotFoundError:
+            raise NoResults from None
+        size = os.fstat(file.fileno()).st_size
+        if temporary:
+            await asyncio.to_thread(path.unlink)
+        try:
+            limits.check_result(self._s.config.limits_of(user), size, str(path))
+        except BaseException:
+            file.close()
+            raise
+        headers = {"content-length": str(size), "content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
+        return StreamingResponse(self._send(file, user, job_hash), media_type="application/gzip", headers=headers)
+
+    async def _archive(self, job_hash: str, node: str | None) -> tuple[Path, bool]:
+        """The archive's path, and whether it was made for this request alone. Raises NoResults."""
+        store = self._s.store
+        key = NodeKey("", "")
+        if node is not None:
+            found = next((one for one in await store.nodes(job_hash) if one.key.name == node), None)
+            if found is None:
+                raise NoResults(f"Job {job_hash} has no node {node!r}.")
+            key = found.key
+            if found.state.live:
+                snapshot = await self._s.executor.snapshot(job_hash, key)
+                if snapshot is not None:
+                    return Path(snapshot), True
+        archive = await store.archive(job_hash, key)
+        if archive is None:
+            what = f"node {key}" if node is not None else f"job {job_hash}"
+            raise NoResults(f"There are no results of {what} yet.")
+        return self._s.spool.job(job_hash).archives / archive, False
+
+    async def _send(self, file: IO[bytes], user: str, job_hash: str) -> AsyncIterator[bytes]:
+        """The file, charged by what was really sent, also when the client leaves in the middle."""
+        sent = 0
+        try:
+            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+                yield chunk
+                sent += len(chunk)
+        finally:
+            file.close()
+            with contextlib.suppress(ClientDisconnect):
+                await asyncio.shield(self._charge(user, job_hash, sent))
+
+    async def _charge(self, user: str, job_hash: str, sent: int) -> None:
+        async with self._s.store.database.transaction() as db:
+            await self._s.usage.charge_download(db, user, job_hash, sent)
+
+    async def _owned(self, job_hash: str, user: str) -> Job | Tombstone:
+        """The job or its tombstone. 404 only for a hash that never was a job: the client polls a 404 for ever."""
+        job = await self._s.store.job(job_hash) or await self._s.store.tombstone(job_hash)
+        if job is None:
+            raise UnknownJob(f"There is no job {job_hash} here.")
+        if job.user != user:
+            raise NotOwner
+        return job
+
+    def _waiting(self, job: Job | Tombstone) -> JobView:
+        return JobView(job.job_hash, job.user, job.state, job.reason, {})
+
+
+async def _part_data(head: bytes, parts: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    yield head
+    async for event in parts:
+        if isinstance(event, bytes):
+            yield event
+        elif isinstance(event, PartBegin):
+            raise BadRequest(f"The part {event.name!r} is not expected.")

@@ -1,0 +1,30 @@
+"""The ASGI application."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..errors import ScdError
+from .admin import Admin
+from .answers import JsonAnswer, on_error
+from .api import Api, Services
+from .guard import Guard
+
+
+def build(services: Services) -> Starlette:
+    async def healthz(_: Request) -> Response:
+        await services.store.database.read("SELECT 1")
+        return JsonAnswer({"status": "ok"})
+
+    return Starlette(
+        routes=[
+            *Api(services).routes(),
+            *Admin(services.scheduler, services.executor).routes(),
+            Route("/healthz", healthz, methods=["GET"]),
+        ],
+        middleware=[Middleware(Guard, hosts=services.config.server.hosts)],
+        exception_handlers={ScdError: on_error, HTTPException: on_error, OSError: on_error, Exception: on_error},
+    )
