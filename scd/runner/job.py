@@ -40,7 +40,8 @@ def load(settings: Settings) -> Any:
     """The prepared project. Loaded once and inherited by every node through fork."""
     from siliconcompiler import Project
 
-    return Project.from_manifest(filepath=str(settings.jobdir / PREPARED))
+    # All of it now: what is loaded lazily would be loaded again in each node.
+    return Project.from_manifest(filepath=str(settings.jobdir / PREPARED), lazyload=False)
 
 
 def write_aside(path: Path, data: bytes) -> None:

@@ -7,6 +7,7 @@ check has passed and the project is as the first node must find it.
 import importlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,8 +22,17 @@ class Rejected(Exception):
     """The job cannot run here. The text is for the user."""
 
 
-def prepare(settings: Settings, manifest: IO[bytes], archive: IO[bytes], upload: IO[bytes] | None) -> dict[str, Any]:
-    """The plan of the job. Writes the prepared manifest and the archive of the set-up one. Raises Rejected."""
+def prepare(
+    settings: Settings,
+    manifest: IO[bytes],
+    archive: IO[bytes],
+    upload: IO[bytes] | None,
+    on_prepared: Callable[[], None],
+) -> dict[str, Any]:
+    """The plan of the job. Writes the prepared manifest and the archive of the set-up one. Raises Rejected.
+
+    ``on_prepared`` is called once the prepared manifest can be read, while the plan is still being made.
+    """
     settings.jobdir.mkdir(parents=True, exist_ok=True)
     if upload is not None:
         try:
@@ -35,7 +45,7 @@ def prepare(settings: Settings, manifest: IO[bytes], archive: IO[bytes], upload:
     try:
         project = _load(settings, json.load(manifest))
         project.logger.addHandler(errors)
-        plan = _run(settings, project)
+        plan = _run(settings, project, on_prepared)
     except Rejected:
         raise
     except Exception as error:  # whatever a manifest can do to SiliconCompiler is the manifest's fault
@@ -87,7 +97,7 @@ def _missing_tasks(flow: Any) -> list[str]:
     return missing
 
 
-def _run(settings: Settings, project: Any) -> dict[str, Any] | None:
+def _run(settings: Settings, project: Any, on_prepared: Callable[[], None]) -> dict[str, Any] | None:
     from siliconcompiler.flowgraph import RuntimeFlowgraph
     from siliconcompiler.scheduler import Scheduler
 
@@ -106,6 +116,7 @@ def _run(settings: Settings, project: Any) -> dict[str, Any] | None:
         def run_core(self) -> None:
             project.get("record", field="schema").record_python_packages()
             project.write_manifest(str(settings.jobdir / PREPARED))
+            on_prepared()
             write_aside(settings.jobdir / _SETUP, Path(self.manifest).read_bytes())
             plans.append(_plan(project, visible))
             project._record_history = lambda: None  # nothing has run: there is no history to keep
@@ -158,7 +169,7 @@ def _node_facts(project: Any, flow: Any, step: str, index: str) -> dict[str, Any
 
     node = SchedulerNode(project, step, index)
     with node.runtime():
-        threads, has_breakpoint = node.threads, bool(node.task.has_breakpoint())
+        threads, has_breakpoint = node.task.get("threads"), bool(node.task.has_breakpoint())
     tool = flow.get(step, index, "tool")
     return {
         "builtin": tool == "builtin",

@@ -26,6 +26,9 @@ from .prepare import Rejected, prepare
 
 _MARK = "SCD_ATTEMPT"
 _REPLY_LIMIT = 2**18
+_PREPARED = b"\n"  # what prepare reports before its outcome, once the manifest can be loaded
+
+Work = Callable[[int], Message]  # in the child, with the descriptor it reports to
 
 
 class Child:
@@ -57,18 +60,18 @@ class Runner:
         match order["op"]:
             case "prepare":
                 self.project = None
-                self._fork(order, fds, lambda: self._prepare(fds))
+                self._fork(order, fds, lambda result: self._prepare(fds, result))
                 _import_more()  # while prepare runs on another core
             case "node":
                 self._start_node(order, fds)
             case "salvage":
                 with contextlib.suppress(Exception):
                     self._warm()
-                self._fork(order, fds, lambda: self._salvage(order, fds[0]))
+                self._fork(order, fds, lambda _: self._salvage(order, fds[0]))
             case "snapshot":
-                self._fork(order, fds, lambda: self._archive(order, fds[0]))
+                self._fork(order, fds, lambda _: self._archive(order, fds[0]))
             case "tail":
-                self._fork(order, fds, lambda: self._tail(order))
+                self._fork(order, fds, lambda _: self._tail(order))
 
     def _start_node(self, order: Message, fds: list[int]) -> None:
         try:
@@ -80,7 +83,7 @@ class Runner:
             reason = f"the prepared job cannot be loaded: {error}"
             send(self.channel, {"type": "ended", "name": order["name"], "state": "error", "reason": reason})
             return
-        self._fork(order, fds, lambda: self._node(order, fds[0]))
+        self._fork(order, fds, lambda _: self._node(order, fds[0]))
 
     def _warm(self) -> None:
         """Load the project before the first node, so that every node inherits it."""
@@ -88,14 +91,13 @@ class Runner:
             _import_more()
             before = _children()
             self.project = load(self.settings)
-            self.project.getdict()  # elaborates what is loaded lazily
             self.helper |= _children() - before
             gc.collect()
             gc.freeze()
 
     # -- in the child
 
-    def _prepare(self, fds: list[int]) -> Message:
+    def _prepare(self, fds: list[int], result: int) -> Message:
         manifest, archive, upload = (fds[1], fds[0], fds[2] if len(fds) > 2 else None)
         try:
             with (
@@ -104,7 +106,7 @@ class Runner:
                 contextlib.ExitStack() as stack,
             ):
                 source = stack.enter_context(open(upload, "rb", closefd=False)) if upload is not None else None
-                plan = prepare(self.settings, cfg, target, source)
+                plan = prepare(self.settings, cfg, target, source, lambda: _write_all(result, _PREPARED))
         except Rejected as refusal:
             return {"state": "error", "reason": str(refusal), "refused": True}
         return {"state": "success", "plan": plan, "archived": True, "exit_code": 0}
@@ -133,7 +135,7 @@ class Runner:
 
     # -- in the parent
 
-    def _fork(self, order: Message, fds: list[int], work: Callable[[], Message]) -> None:
+    def _fork(self, order: Message, fds: list[int], work: Work) -> None:
         read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -165,6 +167,9 @@ class Runner:
             self._end(child)
         elif at_end:
             self.selector.unregister(child.result)
+        elif child.report == _PREPARED:
+            with contextlib.suppress(Exception):  # a node that needs it reports what is wrong
+                self._warm()  # before the first node asks for it
 
     def _read_report(self, child: Child) -> bool:
         """Whether the child has closed its end."""
@@ -189,14 +194,11 @@ class Runner:
         if order["op"] == "node" and not outcome.get("archived"):
             # It died before it could pack its results: another child does it for it.
             outcome["usage"] = _usage(usage, io)
-            self._fork({**order, "op": "wreck", "outcome": outcome}, child.fds, lambda: self._salvage(order, child.fds[0]))
+            self._fork({**order, "op": "wreck", "outcome": outcome}, child.fds, lambda _: self._salvage(order, child.fds[0]))
             return
         for fd in child.fds:
             os.close(fd)
         self._report(order, outcome, _usage(usage, io))
-        if order["op"] == "prepare" and outcome["state"] == "success":
-            with contextlib.suppress(Exception):
-                self._warm()  # before the first node asks for it
 
     def _report(self, order: Message, outcome: Message, usage: Message) -> None:
         match order["op"]:
@@ -222,7 +224,7 @@ class Runner:
                 os.waitpid(pid, os.WNOHANG)
 
 
-def _child(order: Message, result: int, work: Callable[[], Message]) -> None:
+def _child(order: Message, result: int, work: Work) -> None:
     """The life of a forked child: it never returns."""
     try:
         gc.enable()
@@ -232,18 +234,21 @@ def _child(order: Message, result: int, work: Callable[[], Message]) -> None:
         os.setsid()
         os.environ[_MARK] = order.get("name", "")
         try:
-            outcome = work()
+            outcome = work(result)
         except Exception as error:
             traceback.print_exc()
             outcome = {"state": "error", "reason": f"the runner failed: {type(error).__name__}: {error}"}
         sys.stdout.flush()
         sys.stderr.flush()
-        data = json.dumps(outcome).encode()
-        while data:
-            data = data[os.write(result, data) :]
+        _write_all(result, json.dumps(outcome).encode())
         os._exit(0)
     finally:
         os._exit(70)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _outcome(report: bytes, code: int) -> Message:
