@@ -1,23 +1,23 @@
-"""Archives: unpacking a stranger's upload, packing a node's results. Standard library only (isal where it is installed).
+"""Archives: unpacking a stranger's upload, packing a node's results. Standard library only, and isal where it is.
 
 Both run in the runner, as the job's account.
 """
 
-import contextlib
 import io
 import os
 import shutil
 import stat
 import tarfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 try:
-    from isal import igzip
+    from isal.igzip import IGzipFile as GzipFile
+    from isal.isal_zlib import IsalError as GzipError
 except ImportError:  # no wheel for this Python: four times slower, otherwise the same
-    igzip = None
+    from gzip import GzipFile
+    from zlib import error as GzipError
 
 _LEVEL = 1
 _COPY = 2**20
@@ -38,12 +38,12 @@ def unpack(source: IO[bytes], target: Path, max_bytes: int, max_members: int) ->
     """
     guard = _Guard(max_bytes, max_members)
     try:
-        with _gunzip(source) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+        with GzipFile(fileobj=source) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
             for member in tar:
                 safe = guard.check(member, str(target))
                 if safe is not None:
                     tar.extract(safe, target, set_attrs=True, filter="fully_trusted")
-    except (tarfile.TarError, zlib.error, EOFError, ValueError, RecursionError, gzip_errors()) as error:
+    except (tarfile.TarError, GzipError, EOFError, ValueError, RecursionError) as error:
         raise Refused(f"the archive is damaged: {error}") from None
 
 
@@ -117,22 +117,6 @@ def _parents(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def gzip_errors() -> type[Exception]:
-    return igzip.IGzipFile and igzip.isal_zlib.IsalError if igzip else zlib.error
-
-
-@contextlib.contextmanager
-def _gunzip(source: IO[bytes]) -> Iterator[IO[bytes]]:
-    if igzip is not None:
-        with igzip.IGzipFile(fileobj=source) as plain:
-            yield plain
-    else:
-        import gzip
-
-        with gzip.GzipFile(fileobj=source) as plain:
-            yield plain  # type: ignore[misc]
-
-
 # -- packing
 
 
@@ -142,7 +126,10 @@ def pack(target: IO[bytes], root: Path, paths: Iterable[Path]) -> None:
     Files that change or vanish meanwhile are tolerated: a node may still write. Links inside ``root`` are followed,
     others are left out, as are devices, sockets and pipes.
     """
-    with _gzip(target) as plain, tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+    with (
+        GzipFile(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as plain,
+        tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
         for path in paths:
             _add(tar, root, path)
 
@@ -197,21 +184,9 @@ class _Exactly(io.RawIOBase):
         return data + bytes(wanted - len(data))
 
 
-@contextlib.contextmanager
-def _gzip(target: IO[bytes]) -> Iterator[Any]:
-    if igzip is not None:
-        with igzip.IGzipFile(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as plain:
-            yield plain
-    else:
-        import gzip
-
-        with gzip.GzipFile(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as plain:
-            yield plain
-
-
 def read_member(archive: IO[bytes], suffix: str) -> bytes | None:
     """The content of the first member whose name ends with ``/suffix``."""
-    with _gunzip(archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+    with GzipFile(fileobj=archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
         for member in tar:
             if member.isreg() and member.name.endswith(f"/{suffix}") and (file := tar.extractfile(member)) is not None:
                 return file.read()

@@ -171,7 +171,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
 
 
-def _merge(into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, Path], path: Path, prefix: str = "") -> None:
+def _merge(
+    into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, Path], path: Path, prefix: str = ""
+) -> None:
     for key, value in new.items():
         where = f"{prefix}{key}"
         origins[where] = path

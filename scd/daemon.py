@@ -43,7 +43,8 @@ _STOP_DEADLINE = 10
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scd", description="A server for SiliconCompiler's remote runs. It runs in the foreground and logs to stderr."
+        prog="scd",
+        description="A server for SiliconCompiler's remote runs. It runs in the foreground and logs to stderr.",
     )
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration (default /etc/scd/scd.toml)")
     modes = parser.add_mutually_exclusive_group()

@@ -29,7 +29,9 @@ def ready(plan: Plan, states: States) -> list[PlanNode]:
     running = [by_key[key] for key, state in states.items() if state.live and key in by_key]
     if any(node.breakpoint for node in running):
         return []
-    startable = [node for node in plan.nodes if states[node.key] is NodeState.PENDING and _may_start(node, by_key, states)]
+    startable = [
+        node for node in plan.nodes if states[node.key] is NodeState.PENDING and _may_start(node, by_key, states)
+    ]
     breakpoints = [node for node in startable if node.breakpoint]
     if breakpoints:
         return [] if running else breakpoints[:1]

@@ -48,7 +48,9 @@ class Intake:
             return await asyncio.shield(earlier)
         job_hash = await self._store.retried(fingerprint, user, time.time() - _RETRY_WINDOW)
         if job_hash is None:
-            raise BadRequest("The import is empty, and no earlier submission of this job waits for its answer. Run it again.")
+            raise BadRequest(
+                "The import is empty, and no earlier submission of this job waits for its answer. Run it again."
+            )
         return job_hash
 
     async def new(
@@ -82,7 +84,9 @@ class Intake:
                 del self._in_flight[user, fingerprint]
         return job_hash
 
-    async def resume(self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, raw: bytes | msgspec.Raw) -> str:
+    async def resume(
+        self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, raw: bytes | msgspec.Raw
+    ) -> str:
         """Queue an ended job again in its directory: only what is not done will run."""
         job = await self._store.job(job_hash)
         if job is None:
@@ -96,7 +100,9 @@ class Intake:
                 return job_hash  # a repeated request
             raise BadRequest(f"Job {job_hash} is still {job.state}; cancel it first, or wait for its end.")
         if (job.design, job.jobname) != (manifest.design, manifest.jobname):
-            raise BadRequest(f"Job {job_hash} is of {job.design}/{job.jobname}, not of {manifest.design}/{manifest.jobname}.")
+            raise BadRequest(
+                f"Job {job_hash} is of {job.design}/{job.jobname}, not of {manifest.design}/{manifest.jobname}."
+            )
         runtime = self._runtimes.choose(manifest.schema_version)
         if runtime is None:
             raise BadRequest(self._runtimes.refusal(manifest.schema_version))

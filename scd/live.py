@@ -75,10 +75,14 @@ class LiveJob:
             reason = f"queued, position {waiting}" if waiting else "queued"
         elif self.job.state is JobState.PREPARING:
             reason = "preparing"
-        mono = {attempt.key: self.seen[name].started_mono for name, attempt in self.attempts.items() if name in self.seen}
+        mono = {
+            attempt.key: self.seen[name].started_mono for name, attempt in self.attempts.items() if name in self.seen
+        }
         hidden = set() if self.plan is None else {node.key for node in self.plan.nodes if not node.visible}
         nodes = {
-            key: NodeView(node.state, key not in hidden, mono.get(key), self.elapsed.get(key) if node.state.done else None)
+            key: NodeView(
+                node.state, key not in hidden, mono.get(key), self.elapsed.get(key) if node.state.done else None
+            )
             for key, node in self.nodes.items()
         }
         return JobView(self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {})

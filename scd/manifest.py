@@ -108,7 +108,9 @@ def _check_nodes(manifest: Manifest) -> None:
     seen: dict[str, NodeKey] = {}
     for key in manifest.nodes:
         if key.name in _RESERVED:
-            raise BadRequest(f"A node may not be called {key.name!r}: the protocol uses that word. Rename step {key.step!r}.")
+            raise BadRequest(
+                f"A node may not be called {key.name!r}: the protocol uses that word. Rename step {key.step!r}."
+            )
         if key.name in seen:
             raise BadRequest(
                 f"The nodes {seen[key.name]} and {key} are both {key.name!r} to the client. Rename one of the steps."

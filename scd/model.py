@@ -1,14 +1,12 @@
 """The nouns of scd as frozen values."""
 
-from typing import NamedTuple
-
 import msgspec
 
 from .states import JobState, NodeState
 
 
-class NodeKey(NamedTuple):
-    """A node of a flowgraph. ``name`` is the client's word for it, ``str()`` ours."""
+class NodeKey(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """A node of a flowgraph, ``["syn", "0"]`` in JSON. ``name`` is the client's word for it, ``str()`` ours."""
 
     step: str
     index: str

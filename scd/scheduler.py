@@ -109,9 +109,7 @@ class Scheduler:
         if job is None or job.state.ended:
             return
         async with self._turn_lock:
-            self._live[job_hash] = LiveJob(
-                job, await self._store.nodes(job_hash), await self._store.attempts(job_hash)
-            )
+            self._live[job_hash] = LiveJob(job, await self._store.nodes(job_hash), await self._store.attempts(job_hash))
             self._publish()
         self.wake()
 
@@ -250,7 +248,9 @@ class Scheduler:
             attempt = live.node_attempt(node, self._executor.name, time.time())
             if not await self._store.claim_node(db, node, attempt):
                 continue
-            live.nodes[node.key] = msgspec.structs.replace(node, state=NodeState.QUEUED, attempt=attempt.attempt, reason="")
+            live.nodes[node.key] = msgspec.structs.replace(
+                node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""
+            )
             live.attempts[attempt.name] = attempt
             orders.submit.append((self._executor, live.spec(attempt)))
             free -= node.cores

@@ -67,7 +67,6 @@ class Spool:
         directory = JobDirectory(self.staging / secrets.token_hex(8))
         for path in (directory.path, directory.upload, directory.control, directory.archives, directory.work):
             path.mkdir(mode=0o700)
-        (directory.work / "tmp").mkdir(mode=0o700)
         return directory
 
     def commit(self, staged: JobDirectory, job_hash: str) -> None:

@@ -37,7 +37,9 @@ class Passwords:
             return ""
         if not username or not key:
             if self._required or username or key:
-                raise Unauthorized("This server needs a user name and a password (set them with: sc-remote -configure).")
+                raise Unauthorized(
+                    "This server needs a user name and a password (set them with: sc-remote -configure)."
+                )
             return ""
         digest = hmac.digest(self._secret, f"{username}\0{key}".encode(errors="surrogatepass"), hashlib.sha256)
         if self._verified.get(digest, 0.0) > time.monotonic():

@@ -274,4 +274,7 @@ def _take_plan(seen: Observation, plan: object) -> None:
         seen.plan = msgspec.convert(plan, Plan, strict=False)
         seen.raw_plan = msgspec.json.encode(seen.plan)
     except msgspec.ValidationError as error:
-        seen.state, seen.reason = NodeState.ERROR, f"SiliconCompiler prepared a plan that scd does not understand: {error}"
+        seen.state, seen.reason = (
+            NodeState.ERROR,
+            f"SiliconCompiler prepared a plan that scd does not understand: {error}",
+        )

@@ -79,7 +79,6 @@ class Launcher:
         return {
             "PATH": _PATH,
             "HOME": str(directory.work),
-            "TMPDIR": str(directory.work / "tmp"),
             "USER": "scd",
             "LOGNAME": "scd",
             "LANG": "C.UTF-8",

@@ -19,11 +19,13 @@ import json
 import os
 import select
 import selectors
+import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,8 @@ class Shim:
         self.lock = os.open(control / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._take_lock()
         self.journal = Journal(control)
+        # Short, for sockets: their paths may only have 108 bytes, and the job's directory lies deep.
+        self.temporary = tempfile.mkdtemp(prefix="scd-")
         self.listener = self._listen()
 
     # -- life
@@ -102,6 +106,7 @@ class Shim:
             self._reap()
             self._kill_overdue()
         self._stop_runner()
+        shutil.rmtree(self.temporary, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.control / SOCKET)
 
@@ -146,6 +151,8 @@ class Shim:
                 open_orders[name].started = record["mono"]
             elif record["type"] == "ended":
                 open_orders.pop(name, None)
+            elif record["type"] == "shim":
+                shutil.rmtree(record["temporary"], ignore_errors=True)
             elif record["type"] == "runner":
                 runner = ProcessId(record["pid"], record["ticks"], record["boot"])
             if record["boot"] != boot:
@@ -154,7 +161,7 @@ class Shim:
                     attempt.started = None
         me = identify(os.getpid())
         assert me is not None
-        self.journal.append("shim", pid=me.pid, ticks=me.ticks)
+        self.journal.append("shim", pid=me.pid, ticks=me.ticks, temporary=self.temporary)
         if runner is not None and alive(runner):
             kill_all(tree(runner.pid))
         for name, attempt in open_orders.items():
@@ -285,7 +292,7 @@ class Shim:
         with theirs, open(self.control / "runner.log", "ab") as log:
             self.runner = subprocess.Popen(
                 [*self.spec["runner"], str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.spec["env"], cwd=self.spec["root"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.spec["env"] | {"TMPDIR": self.temporary}, cwd=self.spec["root"],
                 pass_fds=(theirs.fileno(),), start_new_session=True,
             )  # fmt: skip
         self.channel = ours

@@ -7,6 +7,7 @@ check has passed and the project is as the first node must find it.
 import importlib
 import json
 import logging
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -49,7 +50,10 @@ def prepare(
     except Rejected:
         raise
     except Exception as error:  # whatever a manifest can do to SiliconCompiler is the manifest's fault
-        raise Rejected(errors.text() or f"SiliconCompiler refused the job: {error or type(error).__name__}") from error
+        traceback.print_exc()
+        raise Rejected(
+            errors.text() or f"SiliconCompiler failed at the job: {type(error).__name__}: {error}"
+        ) from error
     if plan is None:
         raise Rejected(errors.text() or "SiliconCompiler did not prepare the job.")
     # The client wants the manifest as set up, with its journal; run() has put the history in its place.

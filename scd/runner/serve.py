@@ -194,7 +194,9 @@ class Runner:
         if order["op"] == "node" and not outcome.get("archived"):
             # It died before it could pack its results: another child does it for it.
             outcome["usage"] = _usage(usage, io)
-            self._fork({**order, "op": "wreck", "outcome": outcome}, child.fds, lambda _: self._salvage(order, child.fds[0]))
+            self._fork(
+                {**order, "op": "wreck", "outcome": outcome}, child.fds, lambda _: self._salvage(order, child.fds[0])
+            )
             return
         for fd in child.fds:
             os.close(fd)

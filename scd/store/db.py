@@ -107,7 +107,9 @@ async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
     scripts = migrations()
     newest = scripts[-1][0]
     if version > newest:
-        raise DatabaseError(f"{path} was written by a newer scd (schema {version}, this one knows {newest}). Upgrade scd.")
+        raise DatabaseError(
+            f"{path} was written by a newer scd (schema {version}, this one knows {newest}). Upgrade scd."
+        )
     for target, script in scripts:
         if target <= version:
             continue

@@ -36,7 +36,7 @@ _RESUME_JOB = f"""
 _CANCEL_JOB = f"""
     UPDATE jobs SET cancel_reason = :reason
     WHERE job_hash = :job_hash AND state NOT IN ({_ENDED}) AND cancel_reason IS NULL RETURNING job_hash"""
-_NODES = 'SELECT * FROM nodes WHERE job_hash = :job_hash ORDER BY n'
+_NODES = "SELECT * FROM nodes WHERE job_hash = :job_hash ORDER BY n"
 _PUT_NODE = """
     INSERT INTO nodes (job_hash, step, "index", n, state, reason, cores)
     VALUES (:job_hash, :step, :index, :n, :state, '', :cores)
@@ -64,7 +64,7 @@ _END_ATTEMPT = """
 _CHARGE = """
     INSERT INTO ledger (at, user, job_hash, core_seconds)
     SELECT :ended, user, job_hash, :core_seconds FROM jobs WHERE job_hash = :job_hash"""
-_ATTEMPTS = 'SELECT * FROM attempts WHERE job_hash = :job_hash ORDER BY queued, name'
+_ATTEMPTS = "SELECT * FROM attempts WHERE job_hash = :job_hash ORDER BY queued, name"
 _LAST_ARCHIVE = """
     SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
         AND archive IS NOT NULL ORDER BY attempt DESC LIMIT 1"""
@@ -150,10 +150,17 @@ class JobStore:
         return await _changed(db, _CANCEL_JOB, {"job_hash": job_hash, "reason": reason})
 
     async def set_plan(
-        self, db: aiosqlite.Connection, job_hash: str, plan: bytes, nodes: Sequence[PlanNode], cores: Mapping[NodeKey, int]
+        self,
+        db: aiosqlite.Connection,
+        job_hash: str,
+        plan: bytes,
+        nodes: Sequence[PlanNode],
+        cores: Mapping[NodeKey, int],
     ) -> None:
         """Record what prepare found. Nodes of an earlier preparation keep their number and their attempts."""
-        await db.execute("UPDATE jobs SET plan = :plan WHERE job_hash = :job_hash", {"plan": plan, "job_hash": job_hash})
+        await db.execute(
+            "UPDATE jobs SET plan = :plan WHERE job_hash = :job_hash", {"plan": plan, "job_hash": job_hash}
+        )
         rows = await db.execute_fetchall(_NODES, {"job_hash": job_hash})
         numbers = {NodeKey(row["step"], row["index"]): int(row["n"]) for row in rows}
         fresh = max(numbers.values(), default=0)

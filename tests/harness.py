@@ -1,0 +1,182 @@
+"""A real daemon in a directory of its own, and the real client against it."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIENT = ROOT / "tests" / "acceptance" / "client.py"
+# The Python that has SiliconCompiler: the one that runs the tests, unless told otherwise.
+RUNTIME = os.environ.get("SCD_TEST_RUNTIME", sys.executable)
+
+Json = dict[str, Any]
+
+
+class Daemon:
+    """``python -m scd.daemon`` with a configuration file, on a free loopback port."""
+
+    def __init__(self, directory: Path, config: str = "", runtime: str = RUNTIME, server: str = ""):
+        self.directory = directory
+        self.port = free_port()
+        self.state = directory / "state"
+        self.file = directory / "scd.toml"
+        self.log = directory / "scd.log"
+        directory.mkdir(parents=True, exist_ok=True)
+        runtime_table = "" if "[[runtime]]" in config else f'[[runtime]]\npython = "{runtime}"\n'
+        self.file.write_text(
+            f'[server]\nlisten = ["127.0.0.1:{self.port}", "unix:{self.state}/scd.sock"]\nuser = "root"\n{server}\n'
+            f'[paths]\nstate = "{self.state}"\ncache = "{directory}/cache"\n{runtime_table}{config}\n'
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> "Daemon":
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "scd.daemon", "-c", str(self.file)],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT,
+            )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the daemon ended at once:\n{self.log.read_text()}")
+            try:
+                if httpx2.get(f"{self.url}/healthz", timeout=5).status_code == 200:
+                    return self
+            except httpx2.TransportError:
+                time.sleep(0.05)
+        raise RuntimeError(f"the daemon does not listen:\n{self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> int:
+        """End the daemon by a signal; its exit status."""
+        if self.process is None:
+            return 0
+        self.process.send_signal(number)
+        status = self.process.wait(timeout)
+        self.process = None
+        return status
+
+    def end_everything(self) -> None:
+        """The daemon, and the shims and runners that it left running on purpose."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and str(self.state).encode() in _command_line(entry):
+                try:
+                    os.kill(int(entry.name), signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, **options: Any) -> httpx2.Response:
+        return httpx2.post(f"{self.url}{path}", content=json.dumps(body or {}), timeout=30, **options)
+
+    def submit(self, manifest: Mapping[str, Any], archive: bytes | None, **params: str) -> httpx2.Response:
+        """remote_run as the client sends it: ``params`` first, as a file part."""
+        files = {"params": ("params", json.dumps({"cfg": manifest, "params": params}))}
+        if archive is not None:
+            files["import"] = ("import", archive)  # type: ignore[assignment]
+        return httpx2.post(f"{self.url}/remote_run/", files=files, timeout=60)
+
+    def progress(self, job_hash: str, **params: str) -> Json:
+        answer = self.post("/check_progress/", {"job_hash": job_hash, **params})
+        return {"code": answer.status_code, **answer.json()}
+
+    def wait(self, job_hash: str, timeout: float = 60, **params: str) -> Json:
+        """Poll as the client does until the job's status is final."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            answer = self.progress(job_hash, **params)
+            if answer["status"] != "running":
+                return answer
+        raise AssertionError(
+            f"job {job_hash} did not end within {timeout} s; the daemon's log:\n{self.log.read_text()}"
+        )
+
+    def wait_for_node(self, job_hash: str, name: str, status: str, timeout: float = 30) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            answer = self.progress(job_hash)
+            message = answer["message"]
+            if isinstance(message, dict) and message.get(name, {}).get("status") == status:
+                return
+            assert answer["status"] == "running", f"the job ended before {name} was {status}: {answer}"
+        raise AssertionError(f"node {name} was not {status} within {timeout} s")
+
+    def rows(self, sql: str, *parameters: object) -> list[Json]:
+        """What the database says, read beside the daemon."""
+        connection = sqlite3.connect(f"file:{self.state}/scd.db?mode=ro", uri=True)
+        connection.row_factory = sqlite3.Row
+        try:
+            return [dict(row) for row in connection.execute(sql, parameters)]
+        finally:
+            connection.close()
+
+    def job_directory(self, job_hash: str) -> Path:
+        return self.state / "spool" / "jobs" / job_hash[:2] / job_hash
+
+
+def run_client(
+    directory: Path, flow: str, daemon: Daemon | None, *options: str,
+    python: str = RUNTIME, timeout: float = 120, check: bool = True, username: str = "", password: str = "",
+) -> Json:  # fmt: skip
+    """Run a flow of ``client.py`` through the real client, or locally without a daemon.
+
+    Returns its report: ``statuses`` by "step/index", ``job_hash``, ``wall`` in seconds, ``error``; and ``log``.
+    """
+    process = start_client(directory, flow, daemon, *options, python=python, username=username, password=password)
+    out, _ = process.communicate(timeout=timeout)
+    report = directory / "report.json"
+    if check:
+        assert report.exists(), f"the client did not finish:\n{out}"
+    return {**(json.loads(report.read_text()) if report.exists() else {}), "log": out}
+
+
+def start_client(
+    directory: Path, flow: str, daemon: Daemon | None, *options: str,
+    python: str = RUNTIME, username: str = "", password: str = "",
+) -> subprocess.Popen[str]:  # fmt: skip
+    directory.mkdir(parents=True, exist_ok=True)
+    credentials = directory / "credentials"
+    if daemon is not None:
+        content: Json = {"address": "http://localhost", "port": daemon.port, "directory_whitelist": []}
+        if username:
+            content |= {"username": username, "password": password}
+        credentials.write_text(json.dumps(content))
+    where = str(credentials) if daemon is not None else "local"
+    return subprocess.Popen(
+        [python, str(CLIENT), flow, where, str(directory), *options], cwd=directory, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8"},
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _command_line(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
