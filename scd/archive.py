@@ -3,24 +3,27 @@
 Both run in the runner, as the job's account.
 """
 
+import gzip
 import io
 import os
 import shutil
 import stat
 import tarfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+_gzip_file: Any
+_gzip_errors: Any
 try:
-    from isal.igzip import IGzipFile as GzipFile
-    from isal.isal_zlib import IsalError as GzipError
+    from isal import igzip, isal_zlib
+
+    _gzip_file, _gzip_errors = igzip.IGzipFile, (isal_zlib.IsalError, gzip.BadGzipFile)
 except ImportError:  # no wheel for this Python: four times slower, otherwise the same
-    from gzip import GzipFile
-    from zlib import error as GzipError
+    _gzip_file, _gzip_errors = gzip.GzipFile, (zlib.error, gzip.BadGzipFile)
 
 _LEVEL = 1
-_COPY = 2**20
 
 
 class Refused(Exception):
@@ -38,12 +41,12 @@ def unpack(source: IO[bytes], target: Path, max_bytes: int, max_members: int) ->
     """
     guard = _Guard(max_bytes, max_members)
     try:
-        with GzipFile(fileobj=source) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+        with _gzip_file(fileobj=source) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
             for member in tar:
                 safe = guard.check(member, str(target))
                 if safe is not None:
                     tar.extract(safe, target, set_attrs=True, filter="fully_trusted")
-    except (tarfile.TarError, GzipError, EOFError, ValueError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError, *_gzip_errors) as error:
         raise Refused(f"the archive is damaged: {error}") from None
 
 
@@ -59,6 +62,32 @@ class _Guard:
 
     def check(self, member: tarfile.TarInfo, target: str) -> tarfile.TarInfo | None:
         """The member as it may be extracted, None for the root itself."""
+        self._count(member)
+        path = _inside(member.name, member.name)
+        if path == ".":
+            if not member.isdir():
+                raise Refused("the archive's root is not a directory")
+            return None
+        if any(step in self.links for step in (*_parents(path), path)):
+            raise Refused(f"{member.name!r} leads over a link")
+        if member.issym():
+            if member.linkname.startswith("/"):
+                raise Refused(f"the link {member.name!r} is absolute")
+            self._check_link(path, _inside(os.path.join(os.path.dirname(path), member.linkname), member.name))
+        elif member.islnk():
+            source = _inside(member.linkname, member.name)
+            if source not in self.files:
+                raise Refused(f"the hard link {member.name!r} does not lead to a file of this archive")
+            member = member.replace(linkname=source, deep=False)
+        if not (member.issym() or member.isdir()):
+            self.files.add(path)
+        mode = 0o755 if member.isdir() else member.mode & 0o755 | 0o600
+        try:
+            return tarfile.data_filter(member.replace(name=path, mode=mode, deep=False), target)
+        except tarfile.FilterError as error:
+            raise Refused(str(error)) from None
+
+    def _count(self, member: tarfile.TarInfo) -> None:
         self.members_left -= 1
         self.bytes_left -= member.size
         if self.members_left < 0:
@@ -69,30 +98,6 @@ class _Guard:
             raise Refused(f"{member.name!r} is a sparse file")
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
             raise Refused(f"{member.name!r} is neither a file, a directory nor a link")
-        path = _inside(member.name, member.name)
-        if path == ".":
-            if not member.isdir():
-                raise Refused("the archive's root is not a directory")
-            return None
-        if any(parent in self.links for parent in _parents(path)) or (path in self.links):
-            raise Refused(f"{member.name!r} leads over a link")
-        if member.issym():
-            self._check_link(path, _inside(os.path.join(os.path.dirname(path), member.linkname), member.name))
-            if member.linkname.startswith("/"):
-                raise Refused(f"the link {member.name!r} is absolute")
-        elif member.islnk():
-            source = _inside(member.linkname, member.name)
-            if source not in self.files:
-                raise Refused(f"the hard link {member.name!r} does not lead to a file of this archive")
-            self.files.add(path)
-            member = member.replace(linkname=source, deep=False)
-        elif member.isreg():
-            self.files.add(path)
-        mode = (member.mode & 0o755 | 0o600) if not member.isdir() else 0o755
-        try:
-            return tarfile.data_filter(member.replace(name=path, mode=mode, deep=False), target)
-        except tarfile.FilterError as error:
-            raise Refused(str(error)) from None
 
     def _check_link(self, path: str, target: str) -> None:
         if path in self.link_targets or path in self.files:
@@ -127,7 +132,7 @@ def pack(target: IO[bytes], root: Path, paths: Iterable[Path]) -> None:
     others are left out, as are devices, sockets and pipes.
     """
     with (
-        GzipFile(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as plain,
+        _gzip_file(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as plain,
         tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         for path in paths:
@@ -186,7 +191,7 @@ class _Exactly(io.RawIOBase):
 
 def read_member(archive: IO[bytes], suffix: str) -> bytes | None:
     """The content of the first member whose name ends with ``/suffix``."""
-    with GzipFile(fileobj=archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+    with _gzip_file(fileobj=archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
         for member in tar:
             if member.isreg() and member.name.endswith(f"/{suffix}") and (file := tar.extractfile(member)) is not None:
                 return file.read()

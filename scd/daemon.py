@@ -175,7 +175,7 @@ class Server(uvicorn.Server):
         log.info("scd %s %s", __version__, self._banner)
         notify("READY=1")
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """The first signal answers what is in flight, the second does not wait for it."""
         if self.should_exit:
             self.force_exit = True

@@ -138,7 +138,7 @@ class Intake:
         """Stream to the disk, a block at a time, off the event loop."""
         size = synced = 0
         block = bytearray()
-        with open(staged.import_archive, "xb", buffering=0) as file:
+        with await asyncio.to_thread(open, staged.import_archive, "xb", buffering=0) as file:
             async for data in upload:
                 size += len(data)
                 if size > self._max_upload:

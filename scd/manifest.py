@@ -118,7 +118,8 @@ def _check_nodes(manifest: Manifest) -> None:
         seen[key.name] = key
     if foreign := sorted(manifest.schedulers & _FOREIGN_SCHEDULERS):
         raise BadRequest(
-            f"This server does not run nodes by the scheduler {foreign[0]!r}. Unset option,scheduler,name and submit again."
+            f"This server does not run nodes by the scheduler {foreign[0]!r}. "
+            "Unset option,scheduler,name and submit again."
         )
 
 

@@ -8,6 +8,8 @@ _SLURM = re.compile(r"(?:([0-9]+)-)?([0-9]+):([0-5]?[0-9])(?::([0-5]?[0-9]))?", 
 _TERM = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|sec|m|min|h|d|w)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+
 UNLIMITED = "unlimited"
 
 
@@ -42,14 +44,8 @@ def parse_duration(text: str) -> float:
 
 def format_size(size: int) -> str:
     """``1536`` as ``1.5KiB``: at most one decimal, the largest unit that keeps it at 1 or more."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            break
-        value /= 1024
-    else:
-        unit = "TiB"
-    return f"{value:.1f}".removesuffix(".0") + unit
+    power = min(max(0, abs(size).bit_length() - 1) // 10, len(_BINARY) - 1)
+    return f"{size / 1024**power:.1f}".removesuffix(".0") + _BINARY[power]
 
 
 def format_elapsed(seconds: float) -> str:

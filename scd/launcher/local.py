@@ -43,13 +43,13 @@ class Launcher:
         spec = {
             "runner": [self._runtimes.python(runtime), "-I", str(BOOT), "scd.runner.serve",
                        json.dumps(self._settings(directory, job_hash, design, jobname))],
-            "env": self._environment(directory),
+            "env": _environment(directory),
             "root": str(directory.work),
             "archives": str(directory.archives),
             "daemon_uid": os.geteuid(),
         }  # fmt: skip
         await asyncio.to_thread((directory.control / SPEC).write_text, json.dumps(spec))
-        with open(directory.control / "shim.log", "ab") as log:
+        with await asyncio.to_thread(open, directory.control / "shim.log", "ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim", str(directory.control),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
@@ -74,16 +74,6 @@ class Launcher:
             "max_members": _MAX_MEMBERS,
         }
 
-    def _environment(self, directory: JobDirectory) -> dict[str, str]:
-        """All that a job sees of the environment."""
-        return {
-            "PATH": _PATH,
-            "HOME": str(directory.work),
-            "USER": "scd",
-            "LOGNAME": "scd",
-            "LANG": "C.UTF-8",
-        }
-
     async def _connect(self, control: Path) -> Connection:
         # Through the directory's descriptor: a socket's path may only have 108 bytes.
         directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
@@ -98,3 +88,8 @@ class Launcher:
             raise
         finally:
             os.close(directory)
+
+
+def _environment(directory: JobDirectory) -> dict[str, str]:
+    """All that a job sees of the environment, but for TMPDIR, which the shim makes."""
+    return {"PATH": _PATH, "HOME": str(directory.work), "USER": "scd", "LOGNAME": "scd", "LANG": "C.UTF-8"}

@@ -235,9 +235,8 @@ class Shim:
         fds: list[int] = []
         try:
             fds.append(self._open_archive(order["archive"]))
-            for upload in ("manifest", "import"):
-                if path := order.get(upload):
-                    fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+            uploads = [order[kind] for kind in ("manifest", "import") if kind in order]
+            fds.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) for path in uploads)
             self._to_runner(order, tuple(fds))
         except OSError as error:
             self._end(self.attempts.pop(name), {"state": "error", "reason": f"cannot start: {error}"})
@@ -249,7 +248,7 @@ class Shim:
         return os.open(self.archives / f".{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
 
     def _publish(self, name: str) -> str | None:
-        """An archive that is empty was never written. Named before it is reported, or a crash could report it missing."""
+        """Named before its end is reported: what is reported must be there. An empty one was never written."""
         aside = self.archives / f".{name}"
         try:
             with open(aside, "rb") as file:
@@ -292,8 +291,8 @@ class Shim:
         with theirs, open(self.control / "runner.log", "ab") as log:
             self.runner = subprocess.Popen(
                 [*self.spec["runner"], str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.spec["env"] | {"TMPDIR": self.temporary}, cwd=self.spec["root"],
-                pass_fds=(theirs.fileno(),), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs.fileno(),), start_new_session=True,
+                env=self.spec["env"] | {"TMPDIR": self.temporary}, cwd=self.spec["root"],
             )  # fmt: skip
         self.channel = ours
         self.selector.register(ours, selectors.EVENT_READ)

@@ -1,8 +1,8 @@
 """The runner: imports siliconcompiler once, then forks one child for each order of the shim.
 
 ``python -I boot.py scd.runner.serve SETTINGS FD``. It has one thread and holds no lock when it forks. The project is
-loaded before the fork, so a node starts with everything warm. Its duties: take an order; fork; report the child's start;
-when the child ends, kill what it left behind and report its end; end itself when the shim is gone.
+loaded before the fork, so a node starts with everything warm. Its duties: take an order; fork; report the child's
+start; when the child ends, kill what it left behind and report its end; end itself when the shim is gone.
 """
 
 import contextlib
@@ -299,9 +299,8 @@ def _session(pid: int) -> int:
 
 
 def _environment(pid: int) -> list[bytes]:
-    with contextlib.suppress(OSError):
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read().split(b"\0")
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read().split(b"\0")
     return []
 
 

@@ -94,11 +94,15 @@ async def _check(connection: aiosqlite.Connection, path: Path) -> None:
 
 def migrations() -> list[tuple[int, Traversable]]:
     """The migration scripts with the version that each leads to."""
-    found = []
-    for script in resources.files(__package__).joinpath("migrations").iterdir():
-        if match := re.fullmatch(r"([0-9]{4})_[a-z0-9_]+\.sql", script.name):
-            found.append((int(match[1]), script))
-    return sorted(found, key=lambda item: item[0])
+    scripts = resources.files(__package__).joinpath("migrations").iterdir()
+    return sorted(
+        (
+            (int(script.name[:4]), script)
+            for script in scripts
+            if re.fullmatch(r"[0-9]{4}_[a-z0-9_]+\.sql", script.name)
+        ),
+        key=lambda item: item[0],
+    )
 
 
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:

@@ -13,6 +13,7 @@ from .db import Database, Row
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+# The only text that is put into a statement: our own enum's words.
 _ENDED = ", ".join(f"'{state}'" for state in sorted(JOB_ENDED))
 
 _JOB = "SELECT * FROM jobs WHERE job_hash = :job_hash"
@@ -23,7 +24,8 @@ _RETRIED = """
     SELECT job_hash FROM jobs WHERE digest = :digest AND user = :user AND answered = 0 AND created >= :since
     ORDER BY created DESC LIMIT 1"""
 _INSERT_JOB = """
-    INSERT INTO jobs (job_hash, user, state, reason, design, jobname, flow, runtime, created, ended, upload_bytes, digest)
+    INSERT INTO jobs (job_hash, user, state, reason, design, jobname, flow, runtime, created, ended, upload_bytes,
+                      digest)
     VALUES (:job_hash, :user, :state, :reason, :design, :jobname, :flow, :runtime, :created, :ended, :upload_bytes,
             :digest)"""
 _MOVE_JOB = """

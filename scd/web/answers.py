@@ -35,7 +35,7 @@ async def on_error(_: Request, error: Exception) -> Response:
         return _failure(error.detail, "unknown", error.status_code, error.headers)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return error_answer(DiskFull())
-    log.exception("a request failed")
+    log.error("a request failed", exc_info=error)
     return _failure("scd failed at this request; its log says why.", "unknown", 500)
 
 

@@ -80,7 +80,7 @@ class Progress:
 
 
 def running(view: JobView) -> Answer:
-    """The node entries stand in ``message``, where the client reads them, and beside it, where the specification does."""
+    """The node entries stand in ``message``, where the client reads them, and beside it, as the specification says."""
     if not view.nodes:
         return {"status": "running", "message": plain(view.reason or "waiting")}
     nodes: dict[str, dict[str, str]] = {"null": {"status": str(NodeState.SUCCESS)}}

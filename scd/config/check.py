@@ -1,0 +1,66 @@
+"""What a configuration must hold beyond the types of its values."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..errors import ConfigError
+from .sections import Config, is_loopback, split_address
+
+_OPEN = (
+    "is open to other machines, and nobody has to log in. "
+    "Add [users.NAME] with a password_hash (and [auth] required = true), or listen on 127.0.0.1 only"
+)
+
+Origin = Callable[[str], Path]  # the file that a key was read from
+
+
+def check(config: Config, origin: Origin) -> None:
+    """Raise ConfigError for the first thing that is wrong."""
+    for rule in (_addresses, _server, _users, _paths, _runtimes):
+        for key, reason in rule(config):
+            raise ConfigError(f"{origin(key)}: {key}: {reason}")
+
+
+def _addresses(config: Config) -> Iterator[tuple[str, str]]:
+    for address in config.server.listen:
+        if address.startswith("unix:"):
+            if not address.removeprefix("unix:").startswith("/"):
+                yield "server.listen", f"{address!r} needs an absolute path"
+            continue
+        try:
+            host, _ = split_address(address)
+        except ValueError as error:
+            yield "server.listen", str(error)
+        else:
+            if not config.auth_required and not is_loopback(host):
+                yield "server.listen", f"{address!r} {_OPEN}"
+
+
+def _server(config: Config) -> Iterator[tuple[str, str]]:
+    if not 0 <= config.server.progress_interval <= 60:
+        yield "server.progress_interval", "must be 0 to 60 seconds"
+    if config.server.terms_file and not os.access(config.server.terms_file, os.R_OK):
+        yield "server.terms_file", f"{config.server.terms_file} cannot be read"
+
+
+def _users(config: Config) -> Iterator[tuple[str, str]]:
+    if config.auth_required and not config.users:
+        yield "auth.required", "is true, but there is no [users.NAME]"
+    for name, user in config.users.items():
+        if not user.password_hash.startswith("$argon2"):
+            yield f"users.{name}.password_hash", "is not an argon2 hash (make one with: scdctl hash-password)"
+
+
+def _paths(config: Config) -> Iterator[tuple[str, str]]:
+    for name in ("state", "spool", "cache"):
+        if not os.path.isabs(getattr(config.paths, name)):
+            yield f"paths.{name}", "must be an absolute path"
+
+
+def _runtimes(config: Config) -> Iterator[tuple[str, str]]:
+    if len({runtime.name for runtime in config.runtime}) < len(config.runtime):
+        yield "runtime", "two runtimes have the same name"
+    for runtime in config.runtime:
+        if not os.access(runtime.python, os.X_OK):
+            yield "runtime", f"{runtime.python} is not a program (name the Python that has siliconcompiler)"

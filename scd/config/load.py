@@ -1,0 +1,136 @@
+"""TOML files to a Config, every mistake named by file, key and reason."""
+
+import os
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import ConfigError
+from ..units import UNLIMITED, parse_duration, parse_size
+from .check import check
+from .sections import Auth, Config, Duration, Paths, Runtime, Size
+
+DEFAULT_FILE = Path("/etc/scd/scd.toml")
+CONF_D = "conf.d"
+
+
+def load(file: Path | None = None) -> Config:
+    """The configuration in ``file``, or in the default files, or without any file that of a lab box.
+
+    Raises ConfigError.
+    """
+    if file is not None and not file.exists():
+        raise ConfigError(f"{file}: there is no such file")
+    main = file or DEFAULT_FILE
+    files = [main, *sorted((main.parent / CONF_D).glob("*.toml"))] if main.exists() else []
+    merged: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
+    for path in files:
+        _merge(merged, _read(path), origins, path)
+    _spread_limits(merged)
+    try:
+        config = msgspec.convert(merged, Config, dec_hook=_decode_unit)
+    except msgspec.ValidationError as error:
+        reason, _, location = str(error).partition(" - at `$")
+        raise ConfigError(_explain(reason, location.strip("`."), origins, main)) from None
+    config = _with_defaults(config, merged, system=bool(files) or os.geteuid() == 0)
+    check(config, lambda key: origins.get(key, main))
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+
+
+def _merge(
+    into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, Path], path: Path, prefix: str = ""
+) -> None:
+    for key, value in new.items():
+        where = f"{prefix}{key}"
+        origins[where] = path
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value, origins, path, f"{where}.")
+        elif isinstance(value, dict):
+            into[key] = {}
+            _merge(into[key], value, origins, path, f"{where}.")
+        elif isinstance(value, list) and isinstance(into.get(key), list):
+            into[key] = into[key] + value
+        else:
+            into[key] = value
+
+
+def _spread_limits(merged: dict[str, Any]) -> None:
+    """A user's limits are those of everybody, overridden key by key; "unlimited" becomes None."""
+    shared = merged.get("limits", {})
+    if not isinstance(shared, dict):
+        return
+    shared = {key: None if value == UNLIMITED else value for key, value in shared.items()}
+    merged["limits"] = shared
+    users = merged.get("users")
+    for user in users.values() if isinstance(users, dict) else []:
+        own = user.get("limits", {}) if isinstance(user, dict) else None
+        if isinstance(own, dict):
+            user["limits"] = shared | {key: None if value == UNLIMITED else value for key, value in own.items()}
+
+
+def _decode_unit(kind: type, value: object) -> object:
+    if kind not in (Size, Duration):
+        raise NotImplementedError
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return kind(value)
+    if not isinstance(value, str):
+        raise ValueError(f"Expected a {kind.__name__.lower()}, got {value!r}")
+    return Size(parse_size(value)) if kind is Size else Duration(parse_duration(value))
+
+
+def _explain(reason: str, location: str, origins: Mapping[str, Path], main: Path) -> str:
+    """msgspec names the place of a table's value as ``[...]`` and an unknown key only in the reason."""
+    marker = "Object contains unknown field `"
+    if reason.startswith(marker):
+        unknown = reason.removeprefix(marker).removesuffix("`")
+        candidates = [key for key in origins if key.rpartition(".")[2] == unknown]
+        prefix = location.partition("[")[0]
+        key = next((key for key in candidates if key.startswith(prefix)), f"{prefix}.{unknown}".strip("."))
+        return f"{origins.get(key, main)}: {key}: there is no such key (scd.toml(5) lists them)"
+    key = location
+    if "[...]" in key:
+        table = key.partition("[")[0]
+        inner = key.partition("].")[2]
+        names = [name for name in origins if name.startswith(f"{table}.") and name.endswith(inner) and name != table]
+        key = names[0] if len(names) == 1 else f"{table}.*.{inner}".removesuffix(".")
+    return f"{origins.get(key, origins.get(key.partition('.')[0], main))}: {key or 'top level'}: {reason}"
+
+
+def _with_defaults(config: Config, merged: Mapping[str, Any], *, system: bool) -> Config:
+    """Fill in what depends on who runs scd and on the rest of the configuration."""
+    home = Path.home()
+    state = config.paths.state or (
+        "/var/lib/scd" if system else str(Path(os.environ.get("XDG_STATE_HOME") or home / ".local/state") / "scd")
+    )
+    cache = config.paths.cache or (
+        "/var/cache/scd" if system else str(Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "scd")
+    )
+    socket = "/run/scd/scd.sock" if system and not config.paths.state else f"{state}/scd.sock"
+    config = msgspec.structs.replace(
+        config,
+        paths=Paths(state=state, spool=config.paths.spool or f"{state}/spool", cache=cache),
+        server=msgspec.structs.replace(
+            config.server, listen=config.server.listen or ("127.0.0.1:8080", f"unix:{socket}")
+        ),
+        runtime=config.runtime or (Runtime(python=sys.executable),),
+        auth=Auth(required=config.auth_required),
+    )
+    if not config.auth_required:  # a lab box counts nothing unless it is told to
+        told = merged.get("limits", {})
+        free = {key: None for key in ("compute_time", "bandwidth", "max_jobs") if key not in told}
+        config = msgspec.structs.replace(config, limits=msgspec.structs.replace(config.limits, **free))
+    return config

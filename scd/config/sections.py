@@ -1,0 +1,121 @@
+"""The configuration's sections as frozen values; the attribute names are the keys of scd.toml."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class Size(int):
+    """Bytes."""
+
+
+class Duration(float):
+    """Seconds."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class PreUpload(Section, frozen=True):
+    message: str
+    delay: Duration = Duration(0)
+
+
+class Server(Section, frozen=True):
+    listen: tuple[str, ...] = ()
+    user: str = ""
+    hosts: tuple[str, ...] = ()
+    terms: str = ""
+    terms_file: str = ""
+    drain: str = ""
+    pre_upload: PreUpload | None = None
+    progress_interval: int = 0
+    max_upload: Size = Size(8 * 2**30)
+    max_manifest: Size = Size(128 * 2**20)
+    max_unpacked: Size = Size(64 * 2**30)
+
+
+class Paths(Section, frozen=True):
+    state: str = ""
+    spool: str = ""
+    cache: str = ""
+
+
+class Runtime(Section, frozen=True):
+    python: str
+    name: str = "default"
+
+
+class Auth(Section, frozen=True):
+    required: bool | None = None
+
+
+class Local(Section, frozen=True):
+    cores: int = 0
+
+
+class Limits(Section, frozen=True):
+    """None is unlimited."""
+
+    max_nodes: int | None = 200
+    compute_time: Duration | None = Duration(100 * 3600)
+    bandwidth: Size | None = Size(20 * 2**30)
+    max_result: Size | None = None
+    max_jobs: int | None = 20
+    period: Duration = Duration(30 * 86400)
+
+
+class User(Section, frozen=True):
+    password_hash: str
+    limits: Limits = Limits()
+
+
+class Config(Section, frozen=True):
+    server: Server = Server()
+    paths: Paths = Paths()
+    runtime: tuple[Runtime, ...] = ()
+    auth: Auth = Auth()
+    local: Local = Local()
+    limits: Limits = Limits()
+    users: dict[str, User] = {}
+
+    @property
+    def auth_required(self) -> bool:
+        return bool(self.users) if self.auth.required is None else self.auth.required
+
+    @property
+    def cores(self) -> int:
+        return self.local.cores or len(os.sched_getaffinity(0))
+
+    @property
+    def terms(self) -> str:
+        return Path(self.server.terms_file).read_text() if self.server.terms_file else self.server.terms
+
+    @property
+    def database(self) -> Path:
+        return Path(self.paths.state) / "scd.db"
+
+    @property
+    def unix_sockets(self) -> list[str]:
+        return [address.removeprefix("unix:") for address in self.server.listen if address.startswith("unix:")]
+
+    @property
+    def tcp_addresses(self) -> list[tuple[str, int]]:
+        return [split_address(address) for address in self.server.listen if not address.startswith("unix:")]
+
+    def limits_of(self, user: str) -> Limits:
+        return self.users[user].limits if user in self.users else self.limits
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """``("127.0.0.1", 8080)`` of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or not host:
+        raise ValueError(f"not an address: {address!r} (write it as 127.0.0.1:8080, [::1]:8080 or unix:/path)")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
