@@ -17,47 +17,32 @@ import contextlib
 import fcntl
 import json
 import os
-import select
 import selectors
 import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from ..channel import ChannelBroken, Message, receive, send
-from ..procfs import ProcessId, alive, become_subreaper, boot_id, identify, kill_all, tree
+from ..channel import ChannelBroken, Message
+from ..procfs import alive, become_subreaper, identify, kill_all, tree
+from .attempts import Attempt, Leftovers
 from .journal import Journal, read
+from .results import open_archive, publish
+from .runner import RunnerProcess
 
 SOCKET = "shim.sock"
 SPEC = "shim.json"
 _MAX_ORDER = 64 * 2**20
-# A runner that neither reads nor finishes a message within this time is taken for dead.
-_RUNNER_PATIENCE = 10.0
+_DAEMON_PATIENCE = 10.0
 _LOCK_PATIENCE = 10.0
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
-
-
-class Attempt:
-    """An order in progress."""
-
-    def __init__(self, order: Message, mono: float):
-        self.order = order
-        self.pid: int | None = None
-        self.started: float | None = None  # monotonic
-        self.accepted = mono
-        self.killed: tuple[str, str] | None = None  # state and reason of the kill order
-
-    @property
-    def name(self) -> str:
-        return str(self.order["name"])
 
 
 class Shim:
@@ -71,19 +56,15 @@ class Shim:
         self.lost: dict[str, tuple[Attempt, str]] = {}
         self.seen: set[str] = set()
         self.kills: list[tuple[float, str]] = []
-        self.runner: subprocess.Popen[bytes] | None = None
-        self.runner_pidfd = -1
-        self.channel: socket.socket | None = None
+        self.runner: RunnerProcess | None = None
         self.replies: dict[str, tuple[socket.socket, str | None]] = {}
         self.closing = False
-        self.lock = os.open(control / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._take_lock()
+        self.lock = _take_lock(control)
         self.journal = Journal(control)
         # Short, for sockets: their paths may only have 108 bytes, and the job's directory lies deep.
         self.temporary = tempfile.mkdtemp(prefix="scd-")
-        self.listener = self._listen()
-
-    # -- life
+        self.listener = _listen(control)
+        self.selector.register(self.listener, selectors.EVENT_READ)
 
     def run(self) -> None:
         self._take_over()
@@ -94,78 +75,42 @@ class Shim:
             if not (self.attempts or self.lost) and (self.closing or time.monotonic() - busy > _IDLE):
                 break
             for key, _ in self.selector.select(self._next_timer()):
-                if key.fileobj is self.listener:
-                    self._accept()
-                elif key.fileobj is self.channel:
-                    self._hear_runner()
-                elif key.fileobj == self.runner_pidfd:
-                    self._hear_last_words()
-                else:
-                    assert isinstance(key.fileobj, socket.socket)
-                    self._hear_daemon(key.fileobj)
+                self._serve(key.fileobj)
             self._reap()
             self._kill_overdue()
-        self._stop_runner()
+        if self.runner is not None:
+            self.runner.stop(self.selector)
         shutil.rmtree(self.temporary, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.control / SOCKET)
 
-    def _take_lock(self) -> None:
-        """One shim a job. The one before may still be about to end."""
-        deadline = time.monotonic() + _LOCK_PATIENCE
-        while True:
-            try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-
-    def _listen(self) -> socket.socket:
-        """Bound below the directory's descriptor, since a socket's path may only have 108 bytes."""
-        directory = os.open(self.control, os.O_PATH | os.O_CLOEXEC)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.control / SOCKET)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
-        os.close(directory)
-        os.chmod(self.control / SOCKET, 0o600)
-        listener.listen(8)
-        self.selector.register(listener, selectors.EVENT_READ)
-        return listener
+    def _serve(self, ready: object) -> None:
+        if ready is self.listener:
+            self._accept()
+        elif isinstance(ready, socket.socket) and ready in self.daemons:
+            self._hear_daemon(ready)
+        elif self.runner is not None and ready is self.runner.channel:
+            self._hear_runner(self.runner)
+        elif self.runner is not None and ready == self.runner.pidfd:
+            runner = self.runner
+            while self.runner is runner and runner.has_message():  # what it said before it died still counts
+                self._hear_runner(runner)
+            if self.runner is runner:
+                self._lose_runner()
 
     def _take_over(self) -> None:
-        """Read what earlier shims of this job wrote. What they left unfinished is lost; its processes are ended."""
-        open_orders: dict[str, Attempt] = {}
-        boot = boot_id()
-        runner: ProcessId | None = None
-        reason = "the job's shim was killed"
+        """What earlier shims of this job left unfinished is lost; its processes are ended."""
         records, _ = read(self.control)
-        for record in records:
-            name = record.get("name", "")
-            if record["type"] == "accepted":
-                self.seen.add(name)
-                open_orders[name] = Attempt(record["order"], record["mono"])
-            elif record["type"] == "started" and name in open_orders:
-                open_orders[name].started = record["mono"]
-            elif record["type"] == "ended":
-                open_orders.pop(name, None)
-            elif record["type"] == "shim":
-                shutil.rmtree(record["temporary"], ignore_errors=True)
-            elif record["type"] == "runner":
-                runner = ProcessId(record["pid"], record["ticks"], record["boot"])
-            if record["boot"] != boot:
-                reason = "the host was rebooted"
-                for attempt in open_orders.values():
-                    attempt.started = None
+        left = Leftovers(records)
         me = identify(os.getpid())
         assert me is not None
         self.journal.append("shim", pid=me.pid, ticks=me.ticks, temporary=self.temporary)
-        if runner is not None and alive(runner):
-            kill_all(tree(runner.pid))
-        for name, attempt in open_orders.items():
-            self.lost[name] = (attempt, reason)
+        if left.runner is not None and alive(left.runner):
+            kill_all(tree(left.runner.pid))
+        for temporary in left.temporaries:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self.seen = left.seen
+        self.lost = {name: (attempt, left.reason) for name, attempt in left.unfinished.items()}
         self._salvage_lost()
 
     # -- the daemon's side
@@ -176,7 +121,7 @@ class Shim:
         if uid not in (0, os.geteuid(), self.spec["daemon_uid"]):
             connection.close()
             return
-        connection.settimeout(_RUNNER_PATIENCE)
+        connection.settimeout(_DAEMON_PATIENCE)
         self.daemons[connection] = bytearray()
         self.selector.register(connection, selectors.EVENT_READ)
 
@@ -223,7 +168,7 @@ class Shim:
             case "exit":
                 self.closing = True
 
-    # -- orders that run something
+    # -- attempts
 
     def _start(self, order: Message) -> None:
         name = order["name"]
@@ -231,92 +176,48 @@ class Shim:
             return
         self.seen.add(name)
         self._record("accepted", name=name, order=order)
-        self.attempts[name] = Attempt(order, time.monotonic())
-        fds: list[int] = []
-        try:
-            fds.append(self._open_archive(order["archive"]))
-            uploads = [order[kind] for kind in ("manifest", "import") if kind in order]
-            fds.extend(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW) for path in uploads)
-            self._to_runner(order, tuple(fds))
-        except OSError as error:
-            self._end(self.attempts.pop(name), {"state": "error", "reason": f"cannot start: {error}"})
-        finally:
-            for fd in fds:
-                os.close(fd)
+        attempt = self.attempts[name] = Attempt(order)
+        with contextlib.ExitStack() as stack:
+            fds: list[int] = []
+            try:
+                fds.append(open_archive(self.archives, attempt.archive))
+                stack.callback(os.close, fds[-1])
+                for upload in (order[kind] for kind in ("manifest", "import") if kind in order):
+                    fds.append(os.open(upload, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+                    stack.callback(os.close, fds[-1])
+                self._to_runner(order, tuple(fds))
+            except OSError as error:
+                self._end(self.attempts.pop(name), {"state": "error", "reason": f"cannot start: {error}"})
 
-    def _open_archive(self, name: str) -> int:
-        return os.open(self.archives / f".{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-
-    def _publish(self, name: str) -> str | None:
-        """Named before its end is reported: what is reported must be there. An empty one was never written."""
-        aside = self.archives / f".{name}"
-        try:
-            with open(aside, "rb") as file:
-                os.fsync(file.fileno())
-                size = os.fstat(file.fileno()).st_size
-            if not size:
-                aside.unlink()
-                return None
-            aside.rename(self.archives / name)
-            directory = os.open(self.archives, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            os.fsync(directory)
-            os.close(directory)
-        except OSError:
-            return None
-        return name
-
-    def _end(self, attempt: Attempt, outcome: Message) -> None:
-        state, reason = str(outcome["state"]), str(outcome.get("reason", ""))
-        if attempt.killed and state != "success":
-            state, reason = attempt.killed
-        archive = self._publish(str(attempt.order["archive"])) if outcome.get("archived") else None
-        elapsed = 0.0 if attempt.started is None else time.monotonic() - attempt.started
-        extra = {key: outcome[key] for key in ("plan", "usage", "exit_code", "refused") if key in outcome}
-        self._record("ended", name=attempt.name, state=state, reason=reason, archive=archive, elapsed=elapsed, **extra)
+    def _end(self, attempt: Attempt, message: Message) -> None:
+        archive = publish(self.archives, attempt.archive) if message.get("archived") else None
+        self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message))
 
     # -- the runner's side
 
     def _to_runner(self, message: Message, fds: tuple[int, ...] = ()) -> None:
-        if self.channel is None:
-            self._start_runner()
-        assert self.channel is not None
+        if self.runner is None:
+            env = self.spec["env"] | {"TMPDIR": self.temporary}
+            self.runner = RunnerProcess(self.spec["runner"], env, self.spec["root"], self.control / "runner.log")
+            self.runner.watch(self.selector)
+            identity = identify(self.runner.pid)
+            self._record("runner", pid=self.runner.pid, ticks=identity.ticks if identity else 0)
         try:
-            send(self.channel, message, fds)
+            self.runner.send(message, fds)
         except ChannelBroken:
             self._lose_runner()
 
-    def _start_runner(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.settimeout(_RUNNER_PATIENCE)
-        with theirs, open(self.control / "runner.log", "ab") as log:
-            self.runner = subprocess.Popen(
-                [*self.spec["runner"], str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(theirs.fileno(),), start_new_session=True,
-                env=self.spec["env"] | {"TMPDIR": self.temporary}, cwd=self.spec["root"],
-            )  # fmt: skip
-        self.channel = ours
-        self.selector.register(ours, selectors.EVENT_READ)
-        # Not by end of file: what the runner started may hold its end of the channel open.
-        self.runner_pidfd = os.pidfd_open(self.runner.pid)
-        self.selector.register(self.runner_pidfd, selectors.EVENT_READ)
-        identity = identify(self.runner.pid)
-        self._record("runner", pid=self.runner.pid, ticks=identity.ticks if identity else 0)
-
-    def _hear_runner(self) -> None:
-        assert self.channel is not None
+    def _hear_runner(self, runner: RunnerProcess) -> None:
         try:
-            message, fds = receive(self.channel)
+            message = runner.receive()
         except ChannelBroken:
             self._lose_runner()
             return
-        for fd in fds:
-            os.close(fd)
         name = str(message.get("name", ""))
         match message.get("type"):
             case "started" if name in self.attempts and self.attempts[name].pid is None:
-                attempt = self.attempts[name]
-                attempt.pid, attempt.started = int(message["pid"]), time.monotonic()
-                self._record("started", name=name, pid=attempt.pid)
+                self.attempts[name].start(int(message["pid"]))
+                self._record("started", name=name, pid=message["pid"])
             case "ended" if name in self.attempts:
                 self._end(self.attempts.pop(name), message)
             case "salvaged" if name in self.lost:
@@ -325,57 +226,29 @@ class Shim:
             case "reply":
                 self._answer(str(message["id"]), message)
 
-    def _hear_last_words(self) -> None:
-        """The runner ended: what it said before still counts."""
-        died = self.runner
-        while self.runner is died and self.channel is not None:
-            readable, _, _ = select.select([self.channel], [], [], 0)
-            if not readable:
-                self._lose_runner()
-                return
-            self._hear_runner()
-
     def _lose_runner(self) -> None:
         """The runner is gone: so is all that lived in it."""
-        status = self._stop_runner()
-        reason = "the job's runner was killed" if status is None or status < 0 else f"the job's runner ended ({status})"
-        crashed_salvaging = list(self.lost)
-        for name in crashed_salvaging:  # a runner that dies while it saves logs is not tried again
+        assert self.runner is not None
+        status = self.runner.stop(self.selector)
+        self.runner = None
+        reason = "the job's runner was killed" if status < 0 else f"the job's runner ended ({status})"
+        for name in list(self.lost):  # a runner that dies while it saves logs is not tried again
             attempt, first = self.lost.pop(name)
             self._end(attempt, {"state": "error", "reason": first})
-        for name, attempt in self.attempts.items():
-            self.lost[name] = (attempt, reason)
+        self.lost = {name: (attempt, reason) for name, attempt in self.attempts.items()}
         self.attempts.clear()
         for request in list(self.replies):
             self._answer(request, {"error": reason})
         self._salvage_lost()
 
-    def _stop_runner(self) -> int | None:
-        if self.channel is not None:
-            self.selector.unregister(self.channel)
-            self.channel.close()
-            self.channel = None
-        if self.runner is None:
-            return None
-        self.selector.unregister(self.runner_pidfd)
-        os.close(self.runner_pidfd)
-        status = self.runner.poll()
-        kill_all(tree(self.runner.pid) if status is None else set())
-        kill_all(tree(os.getpid()) - {os.getpid()})
-        status = self.runner.wait()
-        self.runner = None
-        return status
-
     def _salvage_lost(self) -> None:
         """Ask a new runner for an archive of what each lost node left behind."""
         for name, (attempt, reason) in list(self.lost.items()):
-            if attempt.order["op"] != "node":
-                del self.lost[name]
-                self._end(attempt, {"state": "error", "reason": reason})
-                continue
             try:
-                fd = self._open_archive(attempt.order["archive"])
+                fd = open_archive(self.archives, attempt.archive) if attempt.order["op"] == "node" else None
             except OSError:
+                fd = None
+            if fd is None:
                 del self.lost[name]
                 self._end(attempt, {"state": "error", "reason": reason})
                 continue
@@ -387,27 +260,25 @@ class Shim:
 
     def _ask(self, order: Message, connection: socket.socket) -> None:
         request = str(order["id"])
-        if order["op"] == "snapshot":
-            file = f"snapshot-{request}.tar.gz"
-            try:
-                fd = self._open_archive(file)
-            except OSError as error:
-                self._tell(connection, {"id": request, "error": str(error)})
-                return
-            self.replies[request] = (connection, file)
-            self._to_runner(order, (fd,))
-            os.close(fd)
-        else:
+        if order["op"] == "tail":
             self.replies[request] = (connection, None)
             self._to_runner(order)
+            return
+        file = f"snapshot-{request}.tar.gz"
+        try:
+            fd = open_archive(self.archives, file)
+        except OSError as error:
+            self._tell(connection, {"id": request, "error": str(error)})
+            return
+        self.replies[request] = (connection, file)
+        self._to_runner(order, (fd,))
+        os.close(fd)
 
     def _answer(self, request: str, message: Message) -> None:
         connection, file = self.replies.pop(request, (None, None))
-        if connection is None:
-            return
-        if file is not None:
-            message["file"] = self._publish(file)
-        self._tell(connection, {**message, "id": request})
+        if connection is not None:
+            published = {} if file is None else {"file": publish(self.archives, file)}
+            self._tell(connection, {**message, **published, "id": request})
 
     # -- ending nodes
 
@@ -416,17 +287,13 @@ class Shim:
             attempt = self.attempts.get(name)
             if attempt is None:
                 continue
-            if attempt.killed is None:
-                attempt.killed = (order["state"], order["reason"])
+            attempt.killed = attempt.killed or (order["state"], order["reason"])
             # The node's own process alone: SiliconCompiler ends its tool and writes the manifest.
-            if attempt.pid is not None and self._ours(attempt.pid):
+            if attempt.pid is not None and _is_ours(attempt.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(attempt.pid, signal.SIGTERM)
             self.kills.append((time.monotonic() + float(order["grace"]), name))
         self.kills.sort()
-
-    def _ours(self, pid: int) -> bool:
-        return pid in tree(os.getpid())
 
     def _kill_overdue(self) -> None:
         while self.kills and self.kills[0][0] <= time.monotonic():
@@ -436,7 +303,7 @@ class Shim:
                 continue
             if attempt.pid is None:  # not even forked: the runner does not get to it
                 self._lose_runner()
-            elif self._ours(attempt.pid):
+            elif _is_ours(attempt.pid):
                 kill_all(tree(attempt.pid))
 
     def _next_timer(self) -> float:
@@ -449,12 +316,42 @@ class Shim:
                 result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if result is None:
+            if result is None or (self.runner is not None and result.si_pid == self.runner.pid):
                 return
-            if self.runner is not None and result.si_pid == self.runner.pid:
-                self.runner.poll()
-            else:
-                os.waitpid(result.si_pid, 0)
+            os.waitpid(result.si_pid, 0)
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a pid that the runner named is this job's at all."""
+    return pid in tree(os.getpid())
+
+
+def _take_lock(control: Path) -> int:
+    """One shim a job. The one before may still be about to end."""
+    lock = os.open(control / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return lock
+
+
+def _listen(control: Path) -> socket.socket:
+    """Bound below the directory's descriptor, since a socket's path may only have 108 bytes."""
+    directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(control / SOCKET)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
+    os.close(directory)
+    os.chmod(control / SOCKET, 0o600)
+    listener.listen(8)
+    return listener
 
 
 def main() -> None:
@@ -462,7 +359,11 @@ def main() -> None:
     os.umask(0o077)
     if os.fork():
         os._exit(0)
-    _detach()
+    os.setsid()
+    become_subreaper()
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        # Not SIG_IGN: the runner would inherit that.
+        signal.signal(number, lambda *_: None)
     shim = Shim(control)
     # The starter reads this line and end of file, or end of file alone if we died.
     sys.stdout.write(f"{os.getpid()}\n")
@@ -471,11 +372,3 @@ def main() -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     shim.run()
-
-
-def _detach() -> None:
-    os.setsid()
-    become_subreaper()
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        # Not SIG_IGN: the runner would inherit that.
-        signal.signal(number, lambda *_: None)

@@ -1,0 +1,75 @@
+"""The shim's attempts, and what an earlier shim of the same job left unfinished. Standard library only."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ..channel import Message
+from ..procfs import ProcessId, boot_id
+from .journal import Record
+
+
+_EXTRA = ("plan", "usage", "exit_code", "refused")
+
+
+class Attempt:
+    """An order that was accepted and has not ended. ``started`` is of this boot's monotonic clock."""
+
+    def __init__(self, order: Message):
+        self.order = order
+        self.pid: int | None = None
+        self.started: float | None = None
+        self.killed: tuple[str, str] | None = None  # state and reason of the kill order
+
+    @property
+    def name(self) -> str:
+        return str(self.order["name"])
+
+    @property
+    def archive(self) -> str:
+        return str(self.order["archive"])
+
+    def start(self, pid: int) -> None:
+        self.pid, self.started = pid, time.monotonic()
+
+    def outcome(self, message: Message) -> dict[str, Any]:
+        """How it ended, from what the runner says and from what the shim did to it."""
+        state, reason = str(message["state"]), str(message.get("reason", ""))
+        if self.killed and state != "success":
+            state, reason = self.killed
+        elapsed = 0.0 if self.started is None else time.monotonic() - self.started
+        extra: dict[str, Any] = {key: message[key] for key in _EXTRA if key in message}
+        return {"state": state, "reason": reason, "elapsed": elapsed, **extra}
+
+
+class Leftovers:
+    """What the journal of a job tells a new shim about its predecessors."""
+
+    def __init__(self, records: Iterable[Record]):
+        self.seen: set[str] = set()
+        self.unfinished: dict[str, Attempt] = {}
+        self.runner: ProcessId | None = None
+        self.temporaries: list[str] = []
+        self.reason = "the job's shim was killed"
+        boot = boot_id()
+        for record in records:
+            self._read(record)
+            if record["boot"] != boot:
+                self.reason = "the host was rebooted"
+                for attempt in self.unfinished.values():
+                    attempt.started = None
+
+    def _read(self, record: Record) -> None:
+        name = record.get("name", "")
+        match record["type"]:
+            case "accepted":
+                self.seen.add(name)
+                self.unfinished[name] = Attempt(record["order"])
+            case "started" if name in self.unfinished:
+                self.unfinished[name].started = record["mono"]
+            case "ended":
+                self.unfinished.pop(name, None)
+            case "runner":
+                self.runner = ProcessId(record["pid"], record["ticks"], record["boot"])
+            case "shim":
+                self.temporaries.append(record["temporary"])

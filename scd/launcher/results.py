@@ -1,0 +1,28 @@
+"""Archive files: opened by the shim outside the job's reach, filled by the runner, published here. Standard library."""
+
+import os
+from pathlib import Path
+
+
+def open_archive(directory: Path, name: str) -> int:
+    """A descriptor to fill, of a file that has not its final name yet."""
+    return os.open(directory / f".{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+
+
+def publish(directory: Path, name: str) -> str | None:
+    """Give a filled archive its name, durably; None if it was never filled or cannot be."""
+    aside = directory / f".{name}"
+    try:
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+            size = os.fstat(file.fileno()).st_size
+        if not size:
+            aside.unlink()
+            return None
+        aside.rename(directory / name)
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fsync(handle)
+        os.close(handle)
+    except OSError:
+        return None
+    return name
