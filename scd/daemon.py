@@ -65,6 +65,7 @@ def main() -> None:
             asyncio.run(Runtimes.probe(config))
             print("The configuration is good.")
         else:
+            os.umask(0o077)
             account = give_up_root(config)
             asyncio.run(serve(config, account))
     except ScdError as error:
@@ -101,7 +102,7 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
     for directory in (paths.state, paths.spool, paths.cache, *(os.path.dirname(path) for path in config.unix_sockets)):
         try:
             if not os.path.isdir(directory):
-                os.makedirs(directory, mode=0o755)
+                os.makedirs(directory, mode=0o700)
                 if account is not None:
                     os.chown(directory, account.pw_uid, account.pw_gid)
         except OSError as error:

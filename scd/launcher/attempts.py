@@ -8,7 +8,6 @@ from ..channel import Message
 from ..procfs import ProcessId, boot_id
 from .journal import Record
 
-
 _EXTRA = ("plan", "usage", "exit_code", "refused")
 
 

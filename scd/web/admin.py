@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..errors import Forbidden, NotRunning
+from ..errors import BadRequest, Forbidden, NotRunning
 from ..executors.base import Executor
 from ..model import NodeKey
 from ..scheduler import Scheduler
@@ -36,9 +36,11 @@ class Admin:
         """``{"text", "offset"}`` of a running node's log from query ``offset`` on; 404 if it does not run."""
         _only_local(request)
         key = NodeKey(request.path_params["step"], request.path_params["index"])
-        offset = int(request.query_params.get("offset", "0"))
+        offset = request.query_params.get("offset", "0")
+        if not offset.isascii() or not offset.isdigit():
+            raise BadRequest("offset must be a number.")
         job_hash = check_hash(request.path_params["job_hash"])
-        found = await self._executor.tail(job_hash, key, offset)
+        found = await self._executor.tail(job_hash, key, int(offset))
         if found is None:
             raise NotRunning(f"Node {job_hash}.{key} is not running.")
         return JsonAnswer({"text": found["text"], "offset": found["offset"]})

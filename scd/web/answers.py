@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import sqlite3
 from collections.abc import Mapping
 
 import msgspec
@@ -33,7 +34,7 @@ async def on_error(_: Request, error: Exception) -> Response:
         return error_answer(error)
     if isinstance(error, HTTPException):
         return _failure(error.detail, "unknown", error.status_code, error.headers)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if _is_disk_full(error):
         return error_answer(DiskFull())
     log.error("a request failed", exc_info=error)
     return _failure("scd failed at this request; its log says why.", "unknown", 500)
@@ -41,3 +42,9 @@ async def on_error(_: Request, error: Exception) -> Response:
 
 def _failure(message: str, status: str, code: int, headers: Mapping[str, str] | None = None) -> JsonAnswer:
     return JsonAnswer({"message": message, "status": status, "success": False}, code, headers)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.Error):
+        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

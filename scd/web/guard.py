@@ -57,5 +57,5 @@ class Guard:
 
 def is_local_socket(scope: Scope) -> bool:
     """Whether a request came by the Unix socket, which only scd's account and root can open."""
-    server = scope.get("server")
-    return server is None or server[1] is None
+    server = scope.get("server")  # (path, None) for a Unix socket, (host, port) else
+    return server is not None and server[1] is None
