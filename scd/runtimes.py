@@ -16,10 +16,11 @@ OLDEST_SCHEMA = (0, 54)
 
 
 class Versions(msgspec.Struct, frozen=True):
-    """SiliconCompiler's own version and that of its manifests' schema."""
+    """SiliconCompiler's version, that of its manifests' schema, and the Python packages as ``pip freeze`` has them."""
 
     sc: str
     sc_schema: str
+    packages: tuple[str, ...] = ()
 
 
 class Runtimes:
@@ -38,10 +39,9 @@ class Runtimes:
     def newest(self) -> Versions:
         return max((versions for _, versions in self._found.values()), key=lambda own: _numbers(own.sc_schema))
 
-    def python(self, name: str) -> str:
-        """The program of a runtime, by name. A job may name one that is no longer configured: then any."""
-        runtime, _ = self._found.get(name) or next(iter(self._found.values()))
-        return runtime.python
+    def get(self, name: str) -> tuple[Runtime, Versions]:
+        """A runtime by name. A job may name one that is no longer configured: then the first."""
+        return self._found.get(name) or next(iter(self._found.values()))
 
     def choose(self, schema: str) -> str | None:
         """The name of the runtime for manifests of this schema version."""

@@ -40,9 +40,10 @@ class Launcher:
 
     async def start(self, directory: JobDirectory, job_hash: str, design: str, jobname: str, runtime: str) -> None:
         """Start the job's shim. It takes orders when this returns, and outlives this process."""
+        chosen, versions = self._runtimes.get(runtime)
         spec = {
-            "runner": [self._runtimes.python(runtime), "-I", str(BOOT), "scd.runner.serve",
-                       json.dumps(self._settings(directory, job_hash, design, jobname))],
+            "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
+            "settings": {**self._settings(directory, job_hash, design, jobname), "packages": versions.packages},
             "env": _environment(directory),
             "root": str(directory.work),
             "archives": str(directory.archives),

@@ -1,13 +1,15 @@
 """The shim's hold on its runner: the process, the channel to it, the proof that it is gone. Standard library only."""
 
+import contextlib
 import os
 import select
 import selectors
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from ..channel import Message, receive, send
+from ..channel import ChannelBroken, Message, receive, send
 from ..procfs import kill_all, tree
 
 # A runner that neither reads nor finishes a message within this time is taken for dead.
@@ -15,16 +17,21 @@ _PATIENCE = 10.0
 
 
 class RunnerProcess:
-    def __init__(self, argv: list[str], env: dict[str, str], root: str, log: Path):
-        """Start it in a session of its own, with one end of the channel as its only descriptor beside the log."""
+    def __init__(self, spec: dict[str, Any], temporary: str, log: Path):
+        """Start it in a session of its own, with one end of the channel as its only descriptor beside the log.
+
+        ``spec`` is the shim's: ``runner`` (its argv), ``settings`` (its first message), ``env`` and ``root``.
+        """
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.channel.settimeout(_PATIENCE)
         with theirs, open(log, "ab") as output:
             self._process = subprocess.Popen(
-                [*argv, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, cwd=root,
-                pass_fds=(theirs.fileno(),), start_new_session=True,
+                [*spec["runner"], str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(theirs.fileno(),),
+                env=spec["env"] | {"TMPDIR": temporary}, cwd=spec["root"], start_new_session=True,
             )  # fmt: skip
+        with contextlib.suppress(ChannelBroken):  # it died at once: its pidfd tells
+            self.send(spec["settings"])
         # Not by end of file on the channel: what the runner started may hold its end open.
         self.pidfd = os.pidfd_open(self._process.pid)
 

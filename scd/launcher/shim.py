@@ -197,8 +197,7 @@ class Shim:
 
     def _to_runner(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         if self.runner is None:
-            env = self.spec["env"] | {"TMPDIR": self.temporary}
-            self.runner = RunnerProcess(self.spec["runner"], env, self.spec["root"], self.control / "runner.log")
+            self.runner = RunnerProcess(self.spec, self.temporary, self.control / "runner.log")
             self.runner.watch(self.selector)
             identity = identify(self.runner.pid)
             self._record("runner", pid=self.runner.pid, ticks=identity.ticks if identity else 0)

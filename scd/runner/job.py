@@ -1,6 +1,7 @@
 """Where a job's files lie, and its project as SiliconCompiler loads it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ UPDATED_STATUSES = ("success", "error", "skipped", "timeout")
 
 
 class Settings(NamedTuple):
-    """The runner's argument, as JSON."""
+    """The first message to the runner."""
 
     root: str  # the one directory that the job may write
     job_hash: str
@@ -19,6 +20,7 @@ class Settings(NamedTuple):
     cache: str
     max_unpacked: int  # bytes
     max_members: int
+    packages: Sequence[str]  # of this Python, for the jobs' records
 
     @property
     def builddir(self) -> Path:

@@ -118,7 +118,7 @@ def _run(settings: Settings, project: Any, on_prepared: Callable[[], None]) -> d
             return []  # no dashboard, no mail
 
         def run_core(self) -> None:
-            project.get("record", field="schema").record_python_packages()
+            project.set("record", "pythonpackage", list(settings.packages))
             project.write_manifest(str(settings.jobdir / PREPARED))
             on_prepared()
             write_aside(settings.jobdir / _SETUP, Path(self.manifest).read_bytes())

@@ -1,8 +1,9 @@
 """The runner: imports siliconcompiler once, then forks one child for each order of the shim.
 
-``python -I boot.py scd.runner.serve SETTINGS FD``. It has one thread and holds no lock when it forks. The project is
-loaded before the fork, so a node starts with everything warm. Its duties: take an order; fork; report the child's
-start; when the child ends, kill what it left behind and report its end; end itself when the shim is gone.
+``python -I boot.py scd.runner.serve FD``; the first message has the settings. It has one thread and holds no lock when
+it forks. The project is loaded before the fork, so a node starts with everything warm. Its duties: take an order; fork;
+report the child's start; when the child ends, kill what it left behind and report its end; end itself when the shim is
+gone.
 """
 
 import contextlib
@@ -305,14 +306,14 @@ def _environment(pid: int) -> list[bytes]:
 
 
 def main() -> None:
-    settings = Settings(**json.loads(sys.argv[1]))
     os.umask(0o022)
     become_subreaper()
-    channel = socket.socket(fileno=int(sys.argv[2]))
+    channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
     importlib.import_module("siliconcompiler.scheduler")
     try:
-        Runner(settings, channel).run()
+        settings, _ = receive(channel)
+        Runner(Settings(**settings), channel).run()
     except ChannelBroken:
         kill_all(tree(os.getpid()) - {os.getpid()})
 
@@ -322,6 +323,8 @@ def _import_more() -> None:
     for name in ("remote", "schema", "tools.builtin.join", "tools.builtin.minimum", "tools.builtin.maximum"):
         with contextlib.suppress(ImportError):
             importlib.import_module(f"siliconcompiler.{name}")
+    with contextlib.suppress(Exception):  # what every node renders: the expressions stay compiled
+        importlib.import_module("siliconcompiler.utils").get_file_template("replay/replay.sh.j2")
     for name in ("multiprocessing.managers", "psutil", "jinja2", "orjson", "getpass", "platform", "distro"):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
