@@ -1,11 +1,15 @@
 """Where a job's files lie, and its project as SiliconCompiler loads it."""
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 PREPARED = "sc_prepared.pkg.json"  # SiliconCompiler's own clean-up leaves files with this prefix alone
+
+_MAX_ERRORS = 20
+_MAX_REASON = 300
 
 UPDATED_STATUSES = ("success", "error", "skipped", "timeout")
 
@@ -51,3 +55,24 @@ def write_aside(path: Path, data: bytes) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(data)
     aside.rename(path)
+
+
+class LastErrors(logging.Handler):
+    """SiliconCompiler's errors as logged: the cause of a refusal is only there, its exceptions say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage().strip()
+        if line and line not in self.lines:
+            self.lines.append(line)
+
+    def text(self) -> str:
+        return "\n".join(self.lines[-_MAX_ERRORS:])
+
+    def last(self) -> str:
+        """The newest error that names a cause."""
+        causes = [line.splitlines()[0] for line in self.lines if not line.startswith("Halting ")]
+        return causes[-1][:_MAX_REASON] if causes else ""

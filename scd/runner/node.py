@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..archive import pack
-from .job import UPDATED_STATUSES, Settings, write_aside
+from .job import UPDATED_STATUSES, LastErrors, Settings, write_aside
 
 Ancestor = Sequence[str]  # step, index, status
 
 
-def run(settings: Settings, project: Any, step: str, index: str, ancestors: Sequence[Ancestor]) -> tuple[str, int]:
-    """The node's status and exit code. The project is this process's own copy."""
+def run(settings: Settings, project: Any, step: str, index: str, ancestors: Sequence[Ancestor]) -> tuple[str, int, str]:
+    """The node's status, exit code and, if it failed, its last error. The project is this process's own copy."""
     from siliconcompiler.scheduler import SchedulerNode
 
     _replay(settings, project, ancestors)
+    errors = LastErrors()
+    project.logger.addHandler(errors)
     code = 0
     try:
         node = SchedulerNode(project, step, index)
@@ -30,7 +32,7 @@ def run(settings: Settings, project: Any, step: str, index: str, ancestors: Sequ
     if code or status not in UPDATED_STATUSES:
         status = "error"
     _save_journal(settings, step, index)
-    return status, code
+    return status, code, "" if status in ("success", "skipped") else errors.last()
 
 
 def salvage(settings: Settings, project: Any | None, step: str, index: str) -> None:

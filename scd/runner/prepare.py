@@ -6,16 +6,14 @@ check has passed and the project is as the first node must find it.
 
 import importlib
 import json
-import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from ..archive import Refused, pack, unpack
-from .job import PREPARED, Settings, write_aside
+from .job import PREPARED, LastErrors, Settings, write_aside
 
-_MAX_ERRORS = 20
 _SETUP = "sc_setup.pkg.json"
 
 
@@ -42,7 +40,7 @@ def prepare(
             raise Rejected(f"The upload was refused: {refusal}.") from None
         except OSError as error:
             raise Rejected(f"The upload could not be unpacked: {error.strerror}.") from None
-    errors = _LastErrors()
+    errors = LastErrors()
     try:
         project = _load(settings, json.load(manifest))
         project.logger.addHandler(errors)
@@ -188,19 +186,3 @@ def _node_facts(project: Any, flow: Any, step: str, index: str) -> dict[str, Any
 
 def _flow(project: Any) -> Any:
     return project.get("flowgraph", project.option.get_flow(), field="schema")
-
-
-class _LastErrors(logging.Handler):
-    """The cause of a refusal is only in the log; the exception's own text says nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = record.getMessage().strip()
-        if line and line not in self.lines:
-            self.lines.append(line)
-
-    def text(self) -> str:
-        return "\n".join(self.lines[-_MAX_ERRORS:])

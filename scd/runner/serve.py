@@ -113,8 +113,9 @@ class Runner:
         return {"state": "success", "plan": plan, "archived": True, "exit_code": 0}
 
     def _node(self, order: Message, fd: int) -> Message:
-        status, code = node_.run(self.settings, self.project, order["step"], order["index"], order["ancestors"])
-        return {"state": status, "exit_code": code, **self._archive(order, fd)}
+        ancestors = order["ancestors"]
+        status, code, reason = node_.run(self.settings, self.project, order["step"], order["index"], ancestors)
+        return {"state": status, "exit_code": code, "reason": reason, **self._archive(order, fd)}
 
     def _salvage(self, order: Message, fd: int) -> Message:
         with contextlib.suppress(Exception):
