@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -24,14 +24,14 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class JobView(msgspec.Struct, frozen=True):
-    """One job at one moment. ``version`` grows with each change that a watcher could see."""
+    """One job at one moment. ``version`` differs after each change that a watcher could see."""
 
     job_hash: str
     user: str
     state: JobState
     reason: str
     nodes: Mapping[NodeKey, NodeView]
-    version: int = 0
+    version: int
 
 
 class Board:
@@ -39,11 +39,15 @@ class Board:
 
     def __init__(self, keep: float = 600.0):
         self._keep = keep
-        self._views: dict[str, JobView] = {}
+        self._versions: dict[str, int] = {}
+        self._makers: dict[str, Callable[[], JobView]] = {}
+        self._views: dict[str, JobView] = {}  # those that were asked for since the last change
         self._ended: dict[str, float] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}
 
     def get(self, job_hash: str) -> JobView | None:
+        if job_hash not in self._views and job_hash in self._makers:
+            self._views[job_hash] = self._makers[job_hash]()
         return self._views.get(job_hash)
 
     def ended_for(self, job_hash: str) -> float | None:
@@ -51,22 +55,26 @@ class Board:
         ended = self._ended.get(job_hash)
         return None if ended is None else time.monotonic() - ended
 
-    def publish(self, view: JobView) -> None:
-        old = self._views.get(view.job_hash)
-        if old is not None and msgspec.structs.replace(view, version=old.version) == old:
+    def publish(self, job_hash: str, version: int, make: Callable[[], JobView], *, ended: bool) -> None:
+        """Announce a job's ``version``. Its view is made when somebody asks, or at once if it is the last."""
+        if self._versions.get(job_hash) == version:
             return
-        self._views[view.job_hash] = msgspec.structs.replace(view, version=old.version + 1 if old else 1)
-        if view.state.ended:
-            self._ended.setdefault(view.job_hash, time.monotonic())
+        self._versions[job_hash] = version
+        if ended:
+            view = make()
+            self._makers[job_hash] = lambda: view
+            self._ended.setdefault(job_hash, time.monotonic())
         else:
-            self._ended.pop(view.job_hash, None)
-        for event in self._waiting.get(view.job_hash, ()):
+            self._makers[job_hash] = make
+            self._ended.pop(job_hash, None)
+        self._views.pop(job_hash, None)
+        for event in self._waiting.get(job_hash, ()):
             event.set()
         self._forget()
 
     def drop(self, job_hash: str) -> None:
-        self._views.pop(job_hash, None)
-        self._ended.pop(job_hash, None)
+        for known in (self._versions, self._makers, self._views, self._ended):
+            known.pop(job_hash, None)
 
     def shake(self) -> None:
         """Wake everybody who waits for a change."""

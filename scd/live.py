@@ -1,17 +1,21 @@
 """An unfinished job as the scheduler holds it in memory. The database is the truth; this is read from it."""
 
+import itertools
 from collections.abc import Iterable
 
 import msgspec
 
+from . import flowgraph
 from .board import JobView, NodeView
 from .executors.base import Observation, Spec
-from .model import Attempt, Job, Node, NodeKey, Plan
+from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode
 from .states import JobState, NodeState
 
 PREPARE = NodeKey("", "")
 
 _MAX_FAILURES_NAMED = 5
+# Never the same twice, also not for a job that is read from the database again.
+_VERSIONS = itertools.count(1)
 
 
 class LiveJob:
@@ -26,6 +30,9 @@ class LiveJob:
         }
         self.seen: dict[str, Observation] = {}
         self.killed: set[str] = set()
+        self.position = 0  # in the queue, from 1
+        self.version = next(_VERSIONS)
+        self._ready: list[PlanNode] | None = None
 
     @property
     def job_hash(self) -> str:
@@ -35,6 +42,15 @@ class LiveJob:
     def states(self) -> dict[NodeKey, NodeState]:
         return {key: node.state for key, node in self.nodes.items()}
 
+    def ready(self) -> list[PlanNode]:
+        """The nodes that may start, in execution order; worked out once between two changes."""
+        if self._ready is None:
+            self._ready = flowgraph.ready(self.plan, self.states) if self.plan is not None else []
+        return self._ready
+
+    def changed(self) -> None:
+        self.version, self._ready = next(_VERSIONS), None
+
     @property
     def cores(self) -> int:
         """Cores in use by this job's live attempts."""
@@ -42,9 +58,29 @@ class LiveJob:
 
     def change_node(self, key: NodeKey, state: NodeState, reason: str = "") -> None:
         self.nodes[key] = msgspec.structs.replace(self.nodes[key], state=state, reason=reason)
+        self.changed()
 
     def change_job(self, state: JobState, reason: str = "") -> None:
         self.job = msgspec.structs.replace(self.job, state=state, reason=reason)
+        self.changed()
+
+    def take_plan(self, plan: Plan, nodes: Iterable[Node]) -> None:
+        self.plan, self.nodes = plan, {node.key: node for node in nodes}
+        self.changed()
+
+    def queue(self, attempt: Attempt) -> None:
+        """An attempt of a node that was claimed in the database."""
+        node = self.nodes[attempt.key]
+        self.nodes[attempt.key] = msgspec.structs.replace(
+            node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""
+        )
+        self.attempts[attempt.name] = attempt
+        self.changed()
+
+    def move_up(self, position: int) -> None:
+        if position != self.position:
+            self.position = position
+            self.changed()
 
     def prepare_attempt(self, executor: str, now: float) -> Attempt:
         return Attempt(
@@ -68,11 +104,10 @@ class LiveJob:
             ancestors=() if key is None else self._ancestors(key),
         )  # fmt: skip
 
-    def view(self, waiting: int = 0) -> JobView:
-        """``waiting``: the job's place in the queue, from 1."""
+    def view(self) -> JobView:
         reason = self.job.reason
         if self.job.state is JobState.QUEUED:
-            reason = f"queued, position {waiting}" if waiting else "queued"
+            reason = f"queued, position {self.position}"
         elif self.job.state is JobState.PREPARING:
             reason = "preparing"
         mono = {
@@ -85,7 +120,7 @@ class LiveJob:
             )
             for key, node in self.nodes.items()
         }
-        return JobView(self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {})
+        return JobView(self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version)
 
     def failures(self) -> str:
         """What went wrong, in words for the user."""

@@ -24,7 +24,7 @@ from .board import Board
 from .config import Config
 from .errors import ScdError
 from .executors.base import Executor, Observation, Spec
-from .flowgraph import ready, settled, verdict
+from .flowgraph import settled, verdict
 from .live import PREPARE, LiveJob
 from .model import Attempt, NodeKey, Plan
 from .states import JobState, NodeState
@@ -193,8 +193,7 @@ class Scheduler:
         plan = seen.plan
         await self._store.set_plan(db, live.job_hash, seen.raw_plan, plan.nodes, self._cores(plan))
         await self._move_job(db, live, JobState.RUNNING, "", orders)
-        live.plan = plan
-        live.nodes = {node.key: node for node in await self._store.nodes(live.job_hash, db)}
+        live.take_plan(plan, await self._store.nodes(live.job_hash, db))
 
     async def _stop(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
         if live.job.state.ended:
@@ -226,6 +225,8 @@ class Scheduler:
     async def _settle(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
         if live.job.state is not JobState.RUNNING or live.plan is None or live.job.cancel_reason is not None:
             return
+        if live.attempts or live.ready():
+            return
         states = live.states
         if settled(live.plan, states):
             state = verdict(live.plan, states)
@@ -240,21 +241,20 @@ class Scheduler:
         orders.submit.append((self._executor, live.spec(attempt)))
 
     async def _start(self, db: aiosqlite.Connection, live: LiveJob, free: int, orders: Orders) -> int:
-        assert live.plan is not None
-        for planned in ready(live.plan, live.states):
+        """Start what fits; the cores that are left to later jobs: none if a node of this one waits for more."""
+        waiting = False
+        for planned in live.ready():
             node = live.nodes[planned.key]
             if node.cores > free:
+                waiting = True
                 continue
             attempt = live.node_attempt(node, self._executor.name, time.time())
             if not await self._store.claim_node(db, node, attempt):
                 continue
-            live.nodes[node.key] = msgspec.structs.replace(
-                node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""
-            )
-            live.attempts[attempt.name] = attempt
+            live.queue(attempt)
             orders.submit.append((self._executor, live.spec(attempt)))
             free -= node.cores
-        return free
+        return 0 if waiting else free
 
     # -- changes
 
@@ -295,8 +295,10 @@ class Scheduler:
     def _publish(self) -> None:
         position = 0
         for live in self._live.values():
-            position += live.job.state is JobState.QUEUED
-            self._board.publish(live.view(position))
+            if live.job.state is JobState.QUEUED:
+                position += 1
+                live.move_up(position)
+            self._board.publish(live.job_hash, live.version, live.view, ended=live.job.state.ended)
 
     def _cores(self, plan: Plan) -> dict[NodeKey, int]:
         """As TaskScheduler: a node that names no number of threads gets the machine."""

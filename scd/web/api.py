@@ -263,7 +263,7 @@ class Api:
         return job
 
     def _waiting(self, job: Job | Tombstone) -> JobView:
-        return JobView(job.job_hash, job.user, job.state, job.reason, {})
+        return JobView(job.job_hash, job.user, job.state, job.reason, {}, 0)
 
 
 async def _part_data(head: bytes, parts: AsyncIterator[Event]) -> AsyncIterator[bytes]:
