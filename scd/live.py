@@ -22,6 +22,7 @@ class LiveJob:
     def __init__(self, job: Job, nodes: Iterable[Node], attempts: Iterable[Attempt]):
         self.job = job
         self.plan: Plan | None = job.decoded_plan() if job.state is JobState.RUNNING else None
+        self._limits = _limits(self.plan)
         self.nodes: dict[NodeKey, Node] = {node.key: node for node in nodes}
         attempts = list(attempts)
         self.attempts: dict[str, Attempt] = {attempt.name: attempt for attempt in attempts if attempt.ended is None}
@@ -51,6 +52,10 @@ class LiveJob:
     def changed(self) -> None:
         self.version, self._ready = next(_VERSIONS), None
 
+    def limit(self, key: NodeKey) -> float | None:
+        """A node's time limit in seconds, from the manifest."""
+        return self._limits.get(key)
+
     @property
     def cores(self) -> int:
         """Cores in use by this job's live attempts."""
@@ -66,6 +71,7 @@ class LiveJob:
 
     def take_plan(self, plan: Plan, nodes: Iterable[Node]) -> None:
         self.plan, self.nodes = plan, {node.key: node for node in nodes}
+        self._limits = _limits(plan)
         self.changed()
 
     def queue(self, attempt: Attempt) -> None:
@@ -149,3 +155,7 @@ class LiveJob:
 
 def attempt_name(job_hash: str, n: int, attempt: int) -> str:
     return f"scd-{job_hash}-{n}.{attempt}"
+
+
+def _limits(plan: Plan | None) -> dict[NodeKey, float]:
+    return {node.key: node.timeout for node in plan.nodes if node.timeout} if plan is not None else {}

@@ -167,9 +167,9 @@ class Scheduler:
     async def _end_attempt(
         self, db: aiosqlite.Connection, live: LiveJob, attempt: Attempt, seen: Observation, orders: Orders
     ) -> None:
-        assert seen.state is not None
+        state, reason = _verdict(seen, live.limit(attempt.key))
         ended = msgspec.structs.replace(
-            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=seen.state, reason=seen.reason,
+            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=reason,
             exit_code=seen.exit_code, archive=seen.archive, cpu_seconds=seen.usage.cpu_seconds,
             peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
         )  # fmt: skip
@@ -181,7 +181,7 @@ class Scheduler:
             await self._prepared(db, live, seen, orders)
         else:
             live.elapsed[attempt.key] = seen.elapsed
-            await self._move_node(db, live, attempt.key, seen.state, _node_reason(seen), orders)
+            await self._move_node(db, live, attempt.key, state, reason, orders)
 
     async def _prepared(self, db: aiosqlite.Connection, live: LiveJob, seen: Observation, orders: Orders) -> None:
         if live.job.cancel_reason is not None:
@@ -204,17 +204,15 @@ class Scheduler:
             else:
                 await self._end_job(db, live, JobState.CANCELED, live.job.cancel_reason, orders)
             return
-        limits = {node.key: node.timeout for node in live.plan.nodes} if live.plan else {}
         for name, attempt in live.attempts.items():
-            limit, started = limits.get(attempt.key), live.seen[name].started_mono if name in live.seen else None
+            limit, started = live.limit(attempt.key), live.seen[name].started_mono if name in live.seen else None
             if not limit or started is None:
                 continue
             end = started + limit + _TIMEOUT_MARGIN
             if time.monotonic() < end:
                 self._deadline = min(end, self._deadline or end)
             else:
-                reason = f"over its time limit of {format_elapsed(limit)}"
-                self._kill(live, [name], NodeState.TIMEOUT, reason, orders)
+                self._kill(live, [name], NodeState.TIMEOUT, _over(limit), orders)
 
     def _kill(self, live: LiveJob, names: Iterable[str], state: NodeState, reason: str, orders: Orders) -> None:
         fresh = [name for name in names if name not in live.killed]
@@ -306,9 +304,15 @@ class Scheduler:
         return {node.key: max(1, min(node.cores or every, every)) for node in plan.nodes}
 
 
-def _node_reason(seen: Observation) -> str:
-    if seen.reason or seen.state in (NodeState.SUCCESS, NodeState.SKIPPED):
-        return seen.reason
-    if seen.state is NodeState.TIMEOUT:
-        return "over its time limit"
-    return f"failed (exit code {seen.exit_code})" if seen.exit_code else "failed"
+def _verdict(seen: Observation, limit: float | None) -> tuple[NodeState, str]:
+    """A node's final state and its reason in words. SiliconCompiler calls a tool that it timed out an error."""
+    assert seen.state is not None
+    if seen.state in (NodeState.SUCCESS, NodeState.SKIPPED):
+        return seen.state, seen.reason
+    if seen.state is NodeState.ERROR and limit and seen.elapsed >= limit and seen.exit_code:
+        return NodeState.TIMEOUT, _over(limit)
+    return seen.state, seen.reason or (f"failed (exit code {seen.exit_code})" if seen.exit_code else "failed")
+
+
+def _over(limit: float) -> str:
+    return f"over its time limit of {format_elapsed(limit)}"

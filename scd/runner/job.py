@@ -10,6 +10,7 @@ PREPARED = "sc_prepared.pkg.json"  # SiliconCompiler's own clean-up leaves files
 
 _MAX_ERRORS = 20
 _MAX_REASON = 300
+_BACKTRACE = "Backtrace:"
 
 UPDATED_STATUSES = ("success", "error", "skipped", "timeout")
 
@@ -73,6 +74,7 @@ class LastErrors(logging.Handler):
         return "\n".join(self.lines[-_MAX_ERRORS:])
 
     def last(self) -> str:
-        """The newest error that names a cause."""
-        causes = [line.splitlines()[0] for line in self.lines if not line.startswith("Halting ")]
+        """The newest error that names a cause; what stands behind a "Backtrace:" does not."""
+        end = self.lines.index(_BACKTRACE) if _BACKTRACE in self.lines else len(self.lines)
+        causes = [line.splitlines()[0] for line in self.lines[:end] if not line.startswith("Halting ")]
         return causes[-1][:_MAX_REASON] if causes else ""

@@ -47,12 +47,18 @@ class Runner:
         self.children: dict[int, Child] = {}
         self.project: Any = None
         self.helper: set[int] = set()  # SiliconCompiler's own manager process
+        self.death, self.death_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.selector.register(self.death, selectors.EVENT_READ)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.death_end, warn_on_full_buffer=False)
 
     def run(self) -> None:
         while True:
             for key, _ in self.selector.select():
                 if key.fileobj is self.channel:
                     self._take_order()
+                elif key.fd == self.death:
+                    self._reap_orphans()
                 else:
                     self._hear_child(key.data, key.fd)
 
@@ -154,9 +160,11 @@ class Runner:
 
     def _close_inherited(self, read: int) -> None:
         """What belongs to the runner and to other nodes: an open end would hide their death."""
+        signal.set_wakeup_fd(-1)
         self.selector.close()
         self.channel.close()
-        os.close(read)
+        for fd in (self.death, self.death_end, read):
+            os.close(fd)
         for child in self.children.values():
             for fd in (child.pidfd, child.result, *child.fds):
                 os.close(fd)
@@ -223,6 +231,12 @@ class Runner:
             if _session(pid) == child.pid or mark in _environment(pid):
                 kill_all(tree(pid))
         kill_all(tree(child.pid) - {child.pid})
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """At once: SiliconCompiler waits for a tool's processes to vanish, and a zombie has not."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.death, 2**12)
         for pid in _children() - set(self.children) - self.helper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
@@ -232,7 +246,7 @@ def _child(order: Message, result: int, work: Work) -> None:
     """The life of a forked child: it never returns."""
     try:
         gc.enable()
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
