@@ -70,9 +70,12 @@ def _load(settings: Settings, cfg: dict[str, Any]) -> Any:
     option.set_nodisplay(True)
     option.set_quiet(True)
     option.set_remote(False)
+    option.set_jobincr(False)  # the client has counted up already; the directory exists
     option.set_builddir(str(settings.builddir))
     option.set_cachedir(settings.cache)
     option.unset("credentials")
+    if (project.name, option.get_jobname()) != (settings.design, settings.jobname):
+        raise Rejected("The manifest names its design or jobname in two ways.")
     project.set("record", "remoteid", settings.job_hash)
     for _, step, index in option.scheduler.get("name", field=None).getvalues():
         option.scheduler.unset("name", step=step, index=index)  # a node must never dispatch again
