@@ -39,6 +39,7 @@ _CANCEL_JOB = f"""
     UPDATE jobs SET cancel_reason = :reason
     WHERE job_hash = :job_hash AND state NOT IN ({_ENDED}) AND cancel_reason IS NULL RETURNING job_hash"""
 _NODES = "SELECT * FROM nodes WHERE job_hash = :job_hash ORDER BY n"
+_NODE_NAMED = 'SELECT * FROM nodes WHERE job_hash = :job_hash AND step || "index" = :name'
 _PUT_NODE = """
     INSERT INTO nodes (job_hash, step, "index", n, state, reason, cores)
     VALUES (:job_hash, :step, :index, :n, :state, '', :cores)
@@ -108,6 +109,10 @@ class JobStore:
         row = {"job_hash": job_hash}
         rows = await (self.database.read(_NODES, row) if db is None else db.execute_fetchall(_NODES, row))
         return _all(Node, rows)
+
+    async def node_named(self, job_hash: str, name: str) -> Node | None:
+        """A node by the client's word for it, step and index in one."""
+        return _one(Node, await self.database.read(_NODE_NAMED, {"job_hash": job_hash, "name": name}))
 
     async def attempts(self, job_hash: str) -> list[Attempt]:
         return _all(Attempt, await self.database.read(_ATTEMPTS, {"job_hash": job_hash}))

@@ -223,7 +223,7 @@ class Api:
         store = self._s.store
         key = NodeKey("", "")
         if node is not None:
-            found = next((one for one in await store.nodes(job_hash) if one.key.name == node), None)
+            found = await store.node_named(job_hash, node)
             if found is None:
                 raise NoResults(f"Job {job_hash} has no node {node!r}.")
             key = found.key
