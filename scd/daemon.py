@@ -147,6 +147,7 @@ async def serve(config: Config, account: str) -> None:
             draining=lambda: config.server.drain,
         )  # fmt: skip
         await recover(scheduler, store, spool)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
         loop = asyncio.create_task(scheduler.run())
         loop.add_done_callback(_scheduler_ended)
         sockets = listen_fds() or bind(config)
@@ -213,6 +214,10 @@ def _bind_unix(path: str) -> socket.socket:
     listener.bind(path)
     os.chmod(path, 0o600)
     return listener
+
+
+def _explain_hangup() -> None:
+    log.warning("SIGHUP: the configuration is read at start only. Restart scd; jobs that run are not touched")
 
 
 def _scheduler_ended(task: asyncio.Task[None]) -> None:
