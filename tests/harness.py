@@ -22,6 +22,10 @@ RUNTIME = os.environ.get("SCD_TEST_RUNTIME", sys.executable)
 Json = dict[str, Any]
 
 
+class ClientHung(AssertionError):
+    """The client, or a local run, did not come back."""
+
+
 class Daemon:
     """``python -m scd.daemon`` with a configuration file, on a free loopback port."""
 
@@ -143,11 +147,18 @@ def run_client(
     Returns its report: ``statuses`` by "step/index", ``job_hash``, ``wall`` in seconds, ``error``; and ``log``.
     """
     process = start_client(directory, flow, daemon, *options, python=python, username=username, password=password)
-    out, _ = process.communicate(timeout=timeout)
+    try:
+        out, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, _ = process.communicate()
+        raise ClientHung(f"the client did not return within {timeout} s:\n{out}") from None
     report = directory / "report.json"
     if check:
         assert report.exists(), f"the client did not finish:\n{out}"
-    return {**(json.loads(report.read_text()) if report.exists() else {}), "log": out}
+    if not report.exists():
+        return {"log": out}
+    return {**json.loads(report.read_text()), "log": out, "written": report.stat().st_mtime}
 
 
 def start_client(
@@ -164,7 +175,7 @@ def start_client(
     where = str(credentials) if daemon is not None else "local"
     return subprocess.Popen(
         [python, str(CLIENT), flow, where, str(directory), *options], cwd=directory, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env={"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8"},
     )  # fmt: skip
 
