@@ -13,7 +13,6 @@ from pathlib import Path
 
 from siliconcompiler import Design, Flowgraph, Project
 from siliconcompiler.tools.builtin import join, maximum, minimum, nop
-from siliconcompiler.tools.execute.exec_input import ExecInputTask
 
 GOOD = (
     "module top(input wire clk, input wire [3:0] d, output reg [3:0] q);\n  always @(posedge clk) q <= d;\nendmodule\n"

@@ -1,0 +1,54 @@
+# scd: `make demo` shows it at work, `make test` passes its tests. Both make what they need first.
+
+VENV := .venv
+OLDEST := .venv-oldest
+OLDEST_SILICONCOMPILER := 0.37.12
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-fast lint bench clean system
+
+help:
+	@echo "make demo    run a real flow through a private scd, and show what came back"
+	@echo "make test    all tests: unit, integration, and acceptance with the real client"
+	@echo "make lint    formatting, lint, types and layers"
+	@echo "make bench   measure against SiliconCompiler's own server (some minutes)"
+	@echo "make clean   remove what these made"
+
+demo: $(VENV)/ready
+	@$(BIN)/scd-demo
+
+test: $(VENV)/ready $(OLDEST)/ready
+	@SCD_TEST_OLDEST=$(abspath $(OLDEST)/bin/python) $(BIN)/python -m pytest
+
+test-fast: $(VENV)/ready
+	@$(BIN)/python -m pytest tests/unit
+
+lint: $(VENV)/ready
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+bench: $(VENV)/ready
+	@$(BIN)/pip install -q -e '.[bench]'
+	@$(BIN)/python -m tests.bench.run
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+# Debian's and Ubuntu's packages: installed by root, named to others.
+system:
+	@sh tests/system-packages
+
+$(VENV)/ready: pyproject.toml tests/system-packages
+	@$(MAKE) --no-print-directory system
+	@sh tests/make-venv $(VENV)
+	@echo "Installing scd, SiliconCompiler and the test tools into $(VENV) ..."
+	@$(BIN)/pip install -q -e '.[runtime,test]'
+	@touch $@
+
+$(OLDEST)/ready: Makefile tests/make-venv
+	@sh tests/make-venv $(OLDEST)
+	@echo "Installing the oldest supported SiliconCompiler, $(OLDEST_SILICONCOMPILER), into $(OLDEST) ..."
+	@$(OLDEST)/bin/pip install -q siliconcompiler==$(OLDEST_SILICONCOMPILER)
+	@touch $@

@@ -1,0 +1,1 @@
+"""``scd-demo``: a private daemon, a bundled design, the real client."""
