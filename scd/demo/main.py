@@ -41,7 +41,7 @@ class DemoFailed(Exception):
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scd-demo",
-        description="Run a real flow of a bundled design through a private scd: no configuration, nothing left running.",
+        description="Send a bundled design through a private scd: no configuration needed, nothing left running.",
     )
     parser.add_argument("--runtime", metavar="PYTHON", default=sys.executable, help="a Python that has SiliconCompiler")
     parser.add_argument("--directory", type=Path, metavar="DIR", help="where results go (default: a new temporary one)")

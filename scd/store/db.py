@@ -9,6 +9,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -31,7 +32,7 @@ class DatabaseError(ScdError):
 class Database:
     """One connection that writes and one that reads, so that a read never waits for a write."""
 
-    def __init__(self, writer: aiosqlite.Connection, reader: aiosqlite.Connection):
+    def __init__(self, writer: aiosqlite.Connection | None, reader: aiosqlite.Connection):
         self._writer = writer
         self._reader = reader
         self._lock = asyncio.Lock()
@@ -54,13 +55,30 @@ class Database:
             raise DatabaseError(f"{path}: {error}. Restore a backup of this file.") from None
         return cls(writer, reader)
 
+    @classmethod
+    async def open_readonly(cls, path: Path) -> Self:
+        """Beside a daemon, or without one. Raises DatabaseError for a file of another schema."""
+        connection = await aiosqlite.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        connection.row_factory = sqlite3.Row
+        try:
+            (row,) = await connection.execute_fetchall("PRAGMA user_version")
+        except sqlite3.DatabaseError as error:
+            await connection.close()
+            raise DatabaseError(f"{path}: {error}.") from None
+        if int(row[0]) != migrations()[-1][0]:
+            await connection.close()
+            raise DatabaseError(f"{path} has another schema than this version reads; start scd once to migrate it.")
+        return cls(None, connection)
+
     async def close(self) -> None:
         await self._reader.close()
-        await self._writer.close()
+        if self._writer is not None:
+            await self._writer.close()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[aiosqlite.Connection]:
         """All or nothing, durable when the block is left. Others wait their turn."""
+        assert self._writer is not None
         async with self._lock:
             await self._writer.execute("BEGIN IMMEDIATE")
             try:

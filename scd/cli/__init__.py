@@ -1,0 +1,1 @@
+"""``scdctl``: what users of squeue and sacct expect, for scd."""

@@ -1,0 +1,53 @@
+"""Asking the running daemon, by its Unix socket."""
+
+import http.client
+import json
+import socket
+from typing import Any
+from urllib.parse import quote
+
+from ..config import Config
+from ..errors import NotRunning, ScdError
+from .reading import NotAllowed
+
+_DEADLINE = 20.0
+
+
+class DaemonDown(ScdError):
+    """scd is not running."""
+
+    exit_code = 3
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str):
+        super().__init__("localhost", timeout=_DEADLINE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_DEADLINE)
+        self.sock.connect(self._path)
+
+
+def ask(config: Config, method: str, *path: str, query: str = "") -> dict[str, Any]:
+    """The daemon's answer. Raises DaemonDown, NotAllowed, NotRunning or ScdError with its message."""
+    if not config.unix_sockets:
+        raise DaemonDown("[server] listen has no unix: address, and scdctl speaks to scd by one.")
+    where = config.unix_sockets[0]
+    connection = _UnixConnection(where)
+    try:
+        connection.request(method, "/" + "/".join(quote(part, safe="") for part in path) + query)
+        response = connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read())
+    except PermissionError:
+        raise NotAllowed(f"{where} cannot be opened by this account. Use root's or scd's.") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise DaemonDown(f"scd does not answer at {where}: {error}. Is it running?") from None
+    finally:
+        connection.close()
+    if response.status == NotRunning.http_status:
+        raise NotRunning(answer["message"])
+    if response.status != 200:
+        raise ScdError(answer["message"])
+    return answer

@@ -1,0 +1,89 @@
+"""The arguments of ``scdctl`` and its exit status."""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from .. import __version__
+from ..config import load
+from ..errors import ScdError
+from ..states import JobState, NodeState
+from .cancel import cancel
+from .jobs import JOB_COLUMNS, NODE_COLUMNS, jobs, nodes
+from .log import log
+from .password import hash_password
+from .show import show
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scdctl", description="See and steer the jobs of scd.")
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration (default /etc/scd/scd.toml)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, of a stable, versioned form")
+    parser.add_argument("--version", action="version", version=f"scdctl {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    verb = verbs.add_parser("jobs", help="list jobs, newest first")
+    _table_options(verb, JOB_COLUMNS, [str(state) for state in JobState])
+    verb.add_argument("-l", "--limit", type=int, default=100, metavar="N", help="at most N jobs (default 100)")
+    verb.set_defaults(run=jobs)
+
+    verb = verbs.add_parser("nodes", help="list the nodes of unfinished jobs, or of one job")
+    _table_options(verb, NODE_COLUMNS, [str(state) for state in NodeState])
+    verb.set_defaults(run=nodes)
+
+    verb = verbs.add_parser("show", help="show one job with its flowgraph")
+    verb.add_argument("job", metavar="HASH", help="the job's hash, or the beginning of it")
+    verb.set_defaults(run=show)
+
+    verb = verbs.add_parser("log", help="print a job's events or a node's log")
+    verb.add_argument("target", metavar="HASH[.STEP/INDEX]", help="a job, or one of its nodes")
+    verb.add_argument("-f", "--follow", action="store_true", help="go on until the node ends")
+    verb.set_defaults(run=log)
+
+    verb = verbs.add_parser("cancel", help="end jobs")
+    verb.add_argument("jobs", metavar="HASH", nargs="+", help="a job's hash, or the beginning of it")
+    verb.set_defaults(run=cancel)
+
+    verb = verbs.add_parser("hash-password", help="make a password_hash of a password read from standard input")
+    verb.set_defaults(run=hash_password)
+    return parser
+
+
+def _table_options(verb: argparse.ArgumentParser, columns: tuple[str, ...], states: list[str]) -> None:
+    verb.add_argument("-u", "--user", metavar="USER", help="only this user's")
+    verb.add_argument("-j", "--job", metavar="HASH", help="only this job")
+    verb.add_argument(
+        "-t", "--states", type=lambda text: _states(text, states), metavar="STATE[,STATE]",
+        help=f"only in these states: {', '.join(states)}",
+    )  # fmt: skip
+    verb.add_argument("-n", "--noheader", action="store_true", help="no header line")
+    verb.add_argument("-o", "--format", metavar="COLUMN[,COLUMN]", help=f"these columns of: {', '.join(columns)}")
+    verb.add_argument("-P", "--parsable", action="store_true", help="columns separated by |, hashes whole")
+
+
+def _states(text: str, known: list[str]) -> set[str]:
+    wanted = {state.strip().lower() for state in text.split(",")}
+    if unknown := sorted(wanted - set(known)):
+        raise argparse.ArgumentTypeError(f"unknown state {unknown[0]!r}; there are {', '.join(known)}")
+    return wanted
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    try:
+        config = load(arguments.config)
+        asyncio.run(arguments.run(config, arguments))
+        sys.stdout.flush()
+    except ScdError as error:
+        print(f"scdctl: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
