@@ -134,6 +134,24 @@ class Daemon:
         finally:
             connection.close()
 
+    def journal(self, job_hash: str) -> list[Json]:
+        """What the job's shim wrote down."""
+        lines = (self.job_directory(job_hash) / "control" / "events.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def pid_of(self, job_hash: str, kind: str) -> int:
+        """The newest "shim", "runner" or "started" (node) process of a job."""
+        return int([record for record in self.journal(job_hash) if record["type"] == kind][-1]["pid"])
+
+    def kill_node(self, job_hash: str, step: str) -> None:
+        """SIGKILL to the process of a running node."""
+        (attempt,) = self.rows(
+            "SELECT name FROM attempts WHERE job_hash = ? AND step = ? AND ended IS NULL", job_hash, step
+        )
+        (pid,) = (record["pid"] for record in self.journal(job_hash)
+                  if record["type"] == "started" and record["name"] == attempt["name"])  # fmt: skip
+        os.kill(pid, signal.SIGKILL)
+
     def job_directory(self, job_hash: str) -> Path:
         return self.state / "spool" / "jobs" / job_hash[:2] / job_hash
 

@@ -1,23 +1,32 @@
 """What a user's script does, run under the Python of a real SiliconCompiler client.
 
 ``client.py FLOW CREDENTIALS|local DIRECTORY [KEY=VALUE...]`` builds a flow by name, runs it and writes
-``DIRECTORY/report.json``. Options: to, from, jobname, timeout, continue (steps, comma separated), rtl (good or bad).
-It must run under every SiliconCompiler version that scd supports.
+``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma separated),
+``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` (seconds, of the step work), ``maxnodes``,
+``manifest`` (go on with the project in this file). It must run under every SiliconCompiler version that scd supports.
 """
 
 import json
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from siliconcompiler import Design, Flowgraph, Project
 from siliconcompiler.tools.builtin import join, maximum, minimum, nop
+from siliconcompiler.tools.builtin.importfiles import ImportFilesTask
+from siliconcompiler.tools.execute.exec_input import ExecInputTask
+from siliconcompiler.tools.slang.lint import Lint
 
-GOOD = (
-    "module top(input wire clk, input wire [3:0] d, output reg [3:0] q);\n  always @(posedge clk) q <= d;\nendmodule\n"
-)
-BAD = "module top(input wire clk output reg q);\n  always @(posedge clk) q <= nowhere;\n"
+GOOD = """module top(input wire clk, input wire [3:0] d, output reg [3:0] q);
+  always @(posedge clk) q <= d;
+endmodule
+"""
+BAD = """module top(input wire clk output reg q);
+  always @(posedge clk) q <= nowhere;
+"""
 BENCH = """module tb;
   reg clk = 0; reg [3:0] d = 3; wire [3:0] q;
   top dut(.clk(clk), .d(d), .q(q));
@@ -26,7 +35,11 @@ endmodule
 """
 
 
-def chain():
+class MyTask(nop.NOPTask):  # type: ignore[misc]
+    """A task of the user's own script: no server can have it."""
+
+
+def chain() -> Any:
     flow = Flowgraph("chain")
     for number in range(5):
         flow.node(f"s{number}", nop.NOPTask())
@@ -35,7 +48,7 @@ def chain():
     return flow
 
 
-def fan(width=8):
+def fan(width: int = 8) -> Any:
     flow = Flowgraph("fan")
     flow.node("first", nop.NOPTask())
     flow.node("last", join.JoinTask())
@@ -46,11 +59,7 @@ def fan(width=8):
     return flow
 
 
-def fan40():
-    return fan(40)
-
-
-def select(task):
+def select(task: Any) -> Any:
     flow = Flowgraph("select")
     flow.node("first", nop.NOPTask())
     flow.node("pick", task)
@@ -63,40 +72,98 @@ def select(task):
     return flow
 
 
-def lint():
+def lint() -> Any:
     from siliconcompiler.flows.lintflow import LintFlow
 
     return LintFlow(tool="slang")
 
 
-def elaborate():
+def elaborate() -> Any:
     from siliconcompiler.flows.elaborationflow import ElaborationFlow
 
     return ElaborationFlow()
 
 
-def simulate():
+def simulate() -> Any:
     from siliconcompiler.flows.dvflow import DVFlow
 
     return DVFlow(tool="icarus")
 
 
-FLOWS = {
+def lint_then_builtin() -> Any:
+    """A lint beside a node that succeeds, both joined."""
+    flow = Flowgraph("lintbuiltin")
+    flow.node("lint", Lint())
+    flow.node("good", nop.NOPTask())
+    flow.node("both", join.JoinTask())
+    flow.edge("lint", "both")
+    flow.edge("good", "both")
+    flow.node("after", nop.NOPTask())
+    flow.edge("both", "after")
+    return flow
+
+
+def lint_then_lint() -> Any:
+    """A node that is no builtin behind a lint, and one behind that."""
+    flow = Flowgraph("lintlint")
+    flow.node("lint", Lint())
+    flow.node("again", Lint())
+    flow.edge("lint", "again")
+    flow.node("after", nop.NOPTask())
+    flow.edge("again", "after")
+    return flow
+
+
+def work() -> Any:
+    """A script, run by a node."""
+    flow = Flowgraph("work")
+    flow.node("get", ImportFilesTask())
+    flow.node("work", ExecInputTask())
+    flow.edge("get", "work")
+    flow.node("after", nop.NOPTask())
+    flow.edge("work", "after")
+    return flow
+
+
+def workers() -> Any:
+    """Four nodes that each run the script, side by side."""
+    flow = Flowgraph("workers")
+    flow.node("get", ImportFilesTask())
+    for number in range(4):
+        flow.node("work", ExecInputTask(), index=number)
+        flow.edge("get", "work", head_index=number)
+    return flow
+
+
+def mine() -> Any:
+    flow = Flowgraph("mine")
+    flow.node("own", MyTask())
+    return flow
+
+
+FLOWS: dict[str, Callable[[], Any]] = {
     "chain": chain,
     "fan": fan,
-    "fan40": fan40,
+    "fan40": lambda: fan(40),
     "minimum": lambda: select(minimum.MinimumTask()),
     "maximum": lambda: select(maximum.MaximumTask()),
     "lint": lint,
     "elaborate": elaborate,
     "simulate": simulate,
+    "lint-builtin": lint_then_builtin,
+    "lint-lint": lint_then_lint,
+    "work": work,
+    "workers": workers,
+    "mine": mine,
 }
 
 
-def build(name, directory, options):
-    directory = Path(directory)
+def build(name: str, directory: Path, options: dict[str, str]) -> Any:
     (directory / "top.v").write_text(BAD if options.get("rtl") == "bad" else GOOD)
     (directory / "tb.v").write_text(BENCH)
+    script = directory / "script.sh"
+    script.write_text("#!/bin/sh\n" + options.get("script", "true") + "\n")
+    script.chmod(0o755)
     design = Design("top")
     design.set_dataroot("here", str(directory))
     with design.active_dataroot("here"), design.active_fileset("rtl"):
@@ -106,12 +173,20 @@ def build(name, directory, options):
         design.set_topmodule("tb")
         design.add_file("tb.v")
     project = Project(design)
-    project.add_fileset("rtl")
     if name == "simulate":
-        project.add_fileset("bench", clobber=True)
-        project.add_fileset("rtl")
+        project.add_fileset("bench")
+    project.add_fileset("rtl")
     project.set_flow(FLOWS[name]())
+    if name in ("work", "workers"):
+        task = ImportFilesTask.find_task(project)
+        task.set_dataroot("here", str(directory))
+        task.add_import_file("script.sh", dataroot="here")
     project.option.set_builddir(str(directory / "build"))
+    set_options(project, options)
+    return project
+
+
+def set_options(project: Any, options: dict[str, str]) -> None:
     project.option.set_nodashboard(True)
     project.option.set_nodisplay(True)
     if "to" in options:
@@ -120,15 +195,23 @@ def build(name, directory, options):
         project.option.add_from(options["from"])
     if "jobname" in options:
         project.option.set_jobname(options["jobname"])
+    if "timeout" in options:
+        project.option.set_timeout(float(options["timeout"]), step="work")
+    if "maxnodes" in options:
+        project.option.scheduler.set_maxnodes(int(options["maxnodes"]))
     for step in filter(None, options.get("continue", "").split(",")):
         project.option.set_continue(True, step=step)
-    return project
 
 
-def main():
-    name, credentials, directory, *rest = sys.argv[1:]
+def main() -> None:
+    name, credentials, place, *rest = sys.argv[1:]
+    directory = Path(place)
     options = dict(option.split("=", 1) for option in rest)
-    project = build(name, directory, options)
+    if "manifest" in options:
+        project = Project.from_manifest(filepath=options["manifest"])
+        set_options(project, options)
+    else:
+        project = build(name, directory, options)
     if credentials != "local":
         project.option.set_remote(True)
         project.option.set_credentials(credentials)
@@ -143,12 +226,14 @@ def main():
     jobname = project.option.get_jobname()
     try:
         record = project.history(jobname)
-    except Exception:
+    except Exception:  # a run that failed early has none
         record = project
     flow = project.get("flowgraph", project.option.get_flow(), field="schema")
-    statuses = {f"{s}/{i}": record.get("record", "status", step=s, index=i) for s, i in flow.get_nodes()}
+    statuses = {
+        f"{step}/{index}": record.get("record", "status", step=step, index=index) for step, index in flow.get_nodes()
+    }
     report = {"statuses": statuses, "job_hash": record.get("record", "remoteid"), "wall": wall, "error": error}
-    Path(directory, "report.json").write_text(json.dumps(report))
+    (directory / "report.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
