@@ -104,11 +104,11 @@ class Daemon:
         answer = self.post("/check_progress/", {"job_hash": job_hash, **params})
         return {"code": answer.status_code, **answer.json()}
 
-    def wait(self, job_hash: str, timeout: float = 60, **params: str) -> Json:
+    def wait(self, job_hash: str, timeout: float = 60, credentials: Mapping[str, str] | None = None) -> Json:
         """Poll as the client does until the job's status is final."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            answer = self.progress(job_hash, **params)
+            answer = self.progress(job_hash, **(credentials or {}))
             if answer["status"] != "running":
                 return answer
         raise AssertionError(

@@ -79,8 +79,8 @@ class Api:
             "versions": {"sc": versions.sc, "sc_schema": versions.sc_schema, "sc_server": __version__},
             "progress_interval": config.server.progress_interval,
         }
-        if config.server.pre_upload is not None:
-            answer["pre_upload"] = msgspec.structs.asdict(config.server.pre_upload)
+        if (pause := config.server.pre_upload) is not None:
+            answer["pre_upload"] = {"message": pause.message, "delay": float(pause.delay)}
         if asked.username or asked.key:
             user = await self._s.auth.authenticate(asked.username, asked.key)
             if user:
