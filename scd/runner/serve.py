@@ -10,6 +10,7 @@ import contextlib
 import gc
 import importlib
 import json
+import multiprocessing.util
 import os
 import selectors
 import signal
@@ -250,6 +251,8 @@ def _child(order: Message, result: int, work: Work) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
+        # As multiprocessing does in its own children: each gets a connection of its own to SiliconCompiler's manager.
+        multiprocessing.util._run_after_forkers()  # type: ignore[attr-defined]
         os.environ[_MARK] = order.get("name", "")
         try:
             outcome = work(result)

@@ -26,7 +26,8 @@ FLOWS = [
     ("lint-builtin", ("rtl=bad", "continue=lint")),
     ("lint-lint", ("rtl=bad",)),
     ("lint-lint", ("rtl=bad", "continue=lint")),
-    ("work", ("script=echo done > outputs/done.txt",)),
+    ("work", ("script=echo done > reports/done.txt",)),
+    ("work", ("script=echo unexpected > outputs/file.txt",)),
     ("work", ("script=exit 3",)),
     ("work", ("script=exit 3", "continue=work")),
     ("simulate", ()),
@@ -70,11 +71,11 @@ def test_a_failed_job_says_why_in_the_users_terminal(tmp_path: Path, daemon: Dae
 
 
 def test_what_a_node_made_arrives_whole(tmp_path: Path, daemon: Daemon) -> None:
-    run_client(tmp_path, "work", daemon, "script=seq 100000 > outputs/numbers.txt; ln -s numbers.txt outputs/link.txt")
-    outputs = tmp_path / "build" / "top" / "job0" / "work" / "0" / "outputs"
+    run_client(tmp_path, "work", daemon, "script=seq 100000 > reports/numbers.txt; ln -s numbers.txt reports/link.txt")
+    reports = tmp_path / "build" / "top" / "job0" / "work" / "0" / "reports"
     expected = "".join(f"{number}\n" for number in range(1, 100001))
-    assert (outputs / "numbers.txt").read_text() == expected
-    assert (outputs / "link.txt").read_text() == expected, "a link inside the node's directory is followed"
+    assert (reports / "numbers.txt").read_text() == expected
+    assert (reports / "link.txt").read_text() == expected, "a link inside the node's directory is followed"
 
 
 @pytest.mark.skipif(not OLDEST, reason="SCD_TEST_OLDEST does not name a Python with the oldest supported client")

@@ -252,10 +252,10 @@ def test_results_are_plain_gzip_archives(daemon: Daemon) -> None:
 
 
 def test_top_level_dotfiles_stay(daemon: Daemon) -> None:
-    job_hash = finished(daemon, "work", "script=touch .hidden outputs/.kept seen")
+    job_hash = finished(daemon, "work", "script=touch .hidden reports/.kept seen")
     names = members(daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"}).content)
     assert f"{job_hash}/top/job0/work/0/seen" in names
-    assert f"{job_hash}/top/job0/work/0/outputs/.kept" in names
+    assert f"{job_hash}/top/job0/work/0/reports/.kept" in names
     assert not [name for name in names if name.endswith("/.hidden")]
 
 
