@@ -46,8 +46,17 @@ def unpack(source: IO[bytes], target: Path, max_bytes: int, max_members: int) ->
                 safe = guard.check(member, str(target))
                 if safe is not None:
                     tar.extract(safe, target, set_attrs=True, filter="fully_trusted")
+            _read_to_end(plain, guard)
     except (tarfile.TarError, EOFError, ValueError, RecursionError, *_gzip_errors) as error:
         raise Refused(f"the archive is damaged: {error}") from None
+
+
+def _read_to_end(plain: IO[bytes], guard: "_Guard") -> None:
+    """The checksum stands behind the archive's own end, and is only looked at there."""
+    while chunk := plain.read(2**20):
+        guard.bytes_left -= len(chunk)
+        if guard.bytes_left < 0:
+            raise Refused(f"the archive unpacks to more than {guard.max_bytes} bytes")
 
 
 class _Guard:

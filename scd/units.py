@@ -5,7 +5,7 @@ import re
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGTP]?)(i?)B?", re.ASCII)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SLURM = re.compile(r"(?:([0-9]+)-)?([0-9]+):([0-5]?[0-9])(?::([0-5]?[0-9]))?", re.ASCII)
-_TERM = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|s|sec|m|min|h|d|w)", re.ASCII)
+_TERM = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|sec|s|min|m|h|d|w)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")

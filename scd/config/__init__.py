@@ -1,6 +1,6 @@
 """The configuration: TOML files to frozen values."""
 
-from .load import DEFAULT_FILE, load
+from .reading import DEFAULT_FILE, load
 from .render import render
 from .sections import (
     Auth,

@@ -17,7 +17,7 @@ Origin = Callable[[str], Path]  # the file that a key was read from
 
 def check(config: Config, origin: Origin) -> None:
     """Raise ConfigError for the first thing that is wrong."""
-    for rule in (_addresses, _server, _users, _paths, _runtimes):
+    for rule in (_paths, _addresses, _server, _users, _runtimes):
         for key, reason in rule(config):
             raise ConfigError(f"{origin(key)}: {key}: {reason}")
 

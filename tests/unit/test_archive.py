@@ -1,0 +1,198 @@
+"""Strangers' archives: nothing is ever written outside, and each refusal says why."""
+
+import gzip
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scd.archive import Refused, pack, read_member, remove_tree, unpack
+
+Make = Callable[[tarfile.TarFile], object]
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info
+
+
+def file(tar: tarfile.TarFile, name: str, content: bytes = b"x", mode: int = 0o644) -> str:
+    tar.addfile(entry(name, size=len(content), mode=mode), io.BytesIO(content))
+    return name
+
+
+def link(tar: tarfile.TarFile, name: str, to: str, kind: bytes = tarfile.SYMTYPE) -> str:
+    tar.addfile(entry(name, kind, linkname=to))
+    return name
+
+
+def archive(make: Make, layout: int = tarfile.PAX_FORMAT) -> io.BytesIO:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", format=layout) as tar:
+        make(tar)
+    packed.seek(0)
+    return packed
+
+
+def extract(source: io.BytesIO, root: Path, *, max_bytes: int = 2**20, max_members: int = 100) -> Path:
+    target = root / "outer" / "target"
+    target.mkdir(parents=True)
+    unpack(source, target, max_bytes, max_members)
+    return target
+
+
+HOSTILE: dict[str, tuple[Make, str]] = {
+    "traversal": (lambda t: file(t, "../../escaped"), "leads out of the job's directory"),
+    "hidden-traversal": (lambda t: file(t, "a/../../escaped"), "leads out of the job's directory"),
+    "absolute": (lambda t: file(t, "/tmp/escaped"), "leads out of the job's directory"),
+    "absolute-link": (lambda t: link(t, "a", "/etc/passwd"), "the link 'a' is absolute"),
+    "link-out": (lambda t: link(t, "a", "../../escaped"), "leads out of the job's directory"),
+    "link-out-from-below": (lambda t: link(t, "d/a", "../../escaped"), "leads out of the job's directory"),
+    "file-over-link": (lambda t: (link(t, "a", "b"), file(t, "a/escaped")), "leads over a link"),
+    "replace-link": (lambda t: (link(t, "a", "b"), file(t, "a")), "leads over a link"),
+    "link-over-link": (lambda t: (link(t, "a", "b"), link(t, "c", "a/d")), "leads over another link"),
+    "link-to-link": (lambda t: (link(t, "a", "."), link(t, "b", "a")), "leads over another link"),
+    "link-to-later-link": (lambda t: (link(t, "b", "a/.."), link(t, "a", "d"), link(t, "a/x", "y")), "link"),
+    "link-becomes-target": (lambda t: (link(t, "b", "a/c"), link(t, "a", "d")), "a link leads to the link 'a'"),
+    "hardlink-out": (lambda t: link(t, "a", "../../etc/passwd", tarfile.LNKTYPE), "leads out of the job's directory"),
+    "hardlink-absolute": (lambda t: link(t, "a", "/etc/passwd", tarfile.LNKTYPE), "leads out of the job's directory"),
+    "hardlink-to-nothing": (lambda t: link(t, "a", "b", tarfile.LNKTYPE), "does not lead to a file of this archive"),
+    "hardlink-to-link": (
+        lambda t: (link(t, "a", "b"), link(t, "c", "a", tarfile.LNKTYPE)),
+        "does not lead to a file of this archive",
+    ),
+    "fifo": (lambda t: t.addfile(entry("a", tarfile.FIFOTYPE)), "is neither a file, a directory nor a link"),
+    "device": (lambda t: t.addfile(entry("a", tarfile.CHRTYPE)), "is neither a file, a directory nor a link"),
+    "block-device": (lambda t: t.addfile(entry("a", tarfile.BLKTYPE)), "is neither a file, a directory nor a link"),
+    "root-is-a-file": (lambda t: file(t, "."), "the archive's root is not a directory"),
+    "pax-path": (
+        lambda t: t.addfile(entry("harmless", pax_headers={"path": "../../escaped"})),
+        "leads out of the job's directory",
+    ),
+    "too-long": (lambda t: file(t, "d/" * 2100 + "f"), "too long"),
+    "bytes": (lambda t: file(t, "a", b"0" * (2**20 + 1)), "unpacks to more than 1048576 bytes"),
+    "members": (lambda t: [file(t, f"f{n}") for n in range(101)], "has more than 100 members"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_archives(tmp_path: Path, name: str) -> None:
+    make, reason = HOSTILE[name]
+    with pytest.raises(Refused) as caught:
+        extract(archive(make), tmp_path)
+    assert reason in str(caught.value)
+    inside = tmp_path / "outer" / "target"
+    outside = [path for path in tmp_path.rglob("*") if not path.is_relative_to(inside) and path not in inside.parents]
+    assert outside == [], "something was written outside"
+    assert not Path("/tmp/escaped").exists()
+
+
+def test_gnu_long_names_are_checked_too(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="leads out"):
+        extract(archive(lambda t: file(t, "../" * 60 + "x"), tarfile.GNU_FORMAT), tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no gzip", "empty", "no tar"])
+def test_damaged_archives(tmp_path: Path, damage: str) -> None:
+    whole = archive(lambda t: file(t, "a", os.urandom(50_000))).getvalue()
+    data = {
+        "cut": whole[:-20000],
+        "flipped": whole[:30000] + bytes([whole[30000] ^ 255]) + whole[30001:],
+        "no gzip": b"not a gzip file at all",
+        "empty": b"",
+        "no tar": gzip.compress(b"not a tar file" * 100),
+    }[damage]
+    with pytest.raises(Refused, match="the archive is damaged"):
+        extract(io.BytesIO(data), tmp_path)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    """A gigabyte of zeros in a megabyte."""
+    with pytest.raises(Refused, match="unpacks to more than"):
+        extract(archive(lambda t: t.addfile(entry("a", size=2**27), io.BytesIO(bytes(2**27)))), tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 0
+
+
+def test_what_the_client_sends(tmp_path: Path) -> None:
+    """Its root member has an empty name; its links are relative and stay inside."""
+
+    def make(tar: tarfile.TarFile) -> None:
+        tar.addfile(entry("", tarfile.DIRTYPE, mode=0o755))
+        tar.addfile(entry("sc_collected_files", tarfile.DIRTYPE, mode=0o755))
+        file(tar, "sc_collected_files/a.v", b"module a;", mode=0o4777)
+        link(tar, "sc_collected_files/b.v", "a.v")
+        link(tar, "sc_collected_files/c.v", "sc_collected_files/a.v", tarfile.LNKTYPE)
+
+    target = extract(archive(make), tmp_path)
+    for name in "abc":
+        assert (target / "sc_collected_files" / f"{name}.v").read_bytes() == b"module a;"
+    status = (target / "sc_collected_files" / "a.v").stat()
+    assert not status.st_mode & 0o7022, "no set-id bit, nothing for others to write"
+    assert status.st_uid == os.geteuid()
+
+
+def test_results_pass_the_clients_filter(tmp_path: Path) -> None:
+    node = tmp_path / "root" / "hash" / "syn" / "0"
+    (node / "outputs").mkdir(parents=True)
+    (node / "outputs" / "net.v").write_text("module")
+    (node / "outputs" / "inside").symlink_to("net.v")
+    (node / "outputs" / "outside").symlink_to("/etc/passwd")
+    (node / "outputs" / "dangling").symlink_to("nowhere")
+    os.mkfifo(node / "pipe")
+    (node / "log").write_text("log")
+    os.link(node / "log", node / "again")
+    packed = io.BytesIO()
+    pack(packed, tmp_path / "root", sorted(node.iterdir()))
+    packed.seek(0)
+    with tarfile.open(fileobj=packed, mode="r:gz") as tar:
+        names = tar.getnames()
+        tar.extractall(tmp_path / "client", filter="data")
+    assert sorted(names) == [
+        "hash/syn/0/again", "hash/syn/0/log", "hash/syn/0/outputs", "hash/syn/0/outputs/inside",
+        "hash/syn/0/outputs/net.v",
+    ]  # fmt: skip
+    assert (tmp_path / "client/hash/syn/0/outputs/inside").read_text() == "module"
+    assert (tmp_path / "client/hash/syn/0/again").read_text() == "log"
+    packed.seek(0)
+    assert read_member(packed, "net.v") == b"module"
+    packed.seek(0)
+    assert read_member(packed, "absent") is None
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_a_file_that_changes_while_it_is_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"a" * 1000)
+    real = os.fstat
+
+    def change(fd: int) -> os.stat_result:
+        """The size is known; now the node writes on."""
+        status = real(fd)
+        log.write_bytes(b"b" * size)
+        return status
+
+    monkeypatch.setattr(os, "fstat", change)
+    packed = io.BytesIO()
+    pack(packed, tmp_path, [log, tmp_path / "vanished"])
+    monkeypatch.undo()
+    packed.seek(0)
+    with tarfile.open(fileobj=packed, mode="r:gz") as tar:
+        (member,) = tar.getmembers()
+        content = tar.extractfile(member)
+        assert content is not None
+        assert len(content.read()) == 1000, "other than the header announced"
+
+
+def test_a_tree_without_permissions_can_be_removed(tmp_path: Path) -> None:
+    locked = tmp_path / "job" / "locked"
+    locked.mkdir(parents=True)
+    (locked / "file").touch()
+    locked.chmod(0)
+    remove_tree(tmp_path / "job")
+    assert not (tmp_path / "job").exists()

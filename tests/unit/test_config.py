@@ -1,0 +1,125 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scd.config import Duration, load, render
+from scd.errors import ConfigError
+
+Write = Callable[[str], Path]
+HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def put(text: str) -> Path:
+        file = tmp_path / "scd.toml"
+        file.write_text(text)
+        return file
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "reason"),
+    [
+        ("[limits]\nmax_nodez = 3", "limits.max_nodez", "there is no such key (scd.toml(5) lists them)"),
+        ("[nothing]\nx = 3", "nothing", "there is no such key (scd.toml(5) lists them)"),
+        ('[limits]\nperiod = "soon"', "limits.period", "not a duration: 'soon'"),
+        ('[server]\nmax_upload = "8 XB"', "server.max_upload", "not a size: '8 XB'"),
+        ("[server]\nmax_upload = -1", "server.max_upload", "Expected a size, got -1"),
+        ('[limits]\nmax_jobs = "x"', "limits.max_jobs", "Expected `int | null`, got `str`"),
+        ("limits = 3", "limits", "Expected `object`, got `int`"),
+        ('[server]\nlisten = ["8080"]', "server.listen", "not an address: '8080'"),
+        ('[server]\nlisten = ["unix:scd.sock"]', "server.listen", "'unix:scd.sock' needs an absolute path"),
+        ('[server]\nlisten = ["0.0.0.0:80"]', "server.listen", "'0.0.0.0:80' is open to other machines"),
+        ('[server]\nlisten = ["lab:80"]', "server.listen", "'lab:80' is open to other machines"),
+        ("[server]\nprogress_interval = 61", "server.progress_interval", "must be 0 to 60 seconds"),
+        ('[server]\nterms_file = "/nowhere"', "server.terms_file", "/nowhere cannot be read"),
+        ('[paths]\nstate = "here"', "paths.state", "must be an absolute path"),
+        ("[auth]\nrequired = true", "auth.required", "is true, but there is no [users.NAME]"),
+        ('[users.a]\npassword_hash = "secret"', "users.a.password_hash", "is not an argon2 hash"),
+        ("[users.a]\nfoo = 1", "users.a.foo", "there is no such key"),
+        (f'[users.a]\npassword_hash = "{HASH}"\n[users.a.limits]\nbandwidth = "3 foo"', "users.a.limits.bandwidth",
+         "not a size: '3 foo'"),
+        ('[[runtime]]\npython = "/nowhere/python"', "runtime", "/nowhere/python is not a program"),
+        (f'[[runtime]]\npython = "{sys.executable}"\n[[runtime]]\npython = "{sys.executable}"', "runtime",
+         "two runtimes have the same name"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_named_by_file_key_and_reason(write: Write, text: str, key: str, reason: str) -> None:
+    file = write(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert caught.value.message.startswith(f"{file}: {key}: {reason}"), caught.value.message
+    assert caught.value.exit_code == 78
+
+
+def test_no_toml(write: Write) -> None:
+    file = write("[server\n")
+    with pytest.raises(ConfigError, match="not valid TOML") as caught:
+        load(file)
+    assert str(file) in caught.value.message
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load(tmp_path / "scd.toml")
+
+
+def test_files_of_conf_d_win_and_are_named(write: Write, tmp_path: Path) -> None:
+    file = write('[limits]\nmax_nodes = 1\nmax_jobs = 1\n[server]\nhosts = ["a"]')
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "20.toml").write_text("[limits]\nmax_nodes = 3")
+    (tmp_path / "conf.d" / "10.toml").write_text('[limits]\nmax_nodes = 2\n[server]\nhosts = ["b"]')
+    config = load(file)
+    assert (config.limits.max_nodes, config.limits.max_jobs) == (3, 1)
+    assert config.server.hosts == ("a", "b"), "lists are joined"
+    (tmp_path / "conf.d" / "30.toml").write_text("[limits]\nbad = 2")
+    with pytest.raises(ConfigError, match=r"30\.toml: limits\.bad"):
+        load(file)
+
+
+def test_a_users_limits_are_those_of_all_overridden_key_by_key(write: Write) -> None:
+    config = load(write(
+        f'[limits]\nmax_nodes = 5\nmax_jobs = 7\n[users.a]\npassword_hash = "{HASH}"\n'
+        '[users.a.limits]\nmax_jobs = "unlimited"\n'
+    ))  # fmt: skip
+    assert (config.limits_of("a").max_nodes, config.limits_of("a").max_jobs) == (5, None)
+    assert config.limits_of("somebody").max_jobs == 7
+
+
+def test_a_lab_box_counts_nothing_unless_told(write: Write) -> None:
+    config = load(write('[limits]\nbandwidth = "1GiB"'))
+    assert not config.auth_required
+    assert (config.limits.compute_time, config.limits.max_jobs) == (None, None)
+    assert config.limits.bandwidth == 2**30
+    users = load(write(f'[users.a]\npassword_hash = "{HASH}"'))
+    assert users.auth_required
+    assert users.limits.compute_time == Duration(360000)
+
+
+def test_without_any_file_it_is_a_lab_box_on_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("scd.config.reading.DEFAULT_FILE", tmp_path / "absent.toml")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    config = load()
+    assert config.paths.state == str(tmp_path / "state" / "scd")
+    assert config.server.listen == ("127.0.0.1:8080", f"unix:{tmp_path}/state/scd/scd.sock")
+    assert [runtime.python for runtime in config.runtime] == [sys.executable]
+
+
+def test_users_open_the_door(write: Write) -> None:
+    config = load(write(f'[server]\nlisten = ["0.0.0.0:80", "[::]:80"]\n[users.a]\npassword_hash = "{HASH}"'))
+    assert config.tcp_addresses == [("0.0.0.0", 80), ("::", 80)]
+
+
+def test_what_is_shown_reads_back_and_hides_hashes(write: Write, tmp_path: Path) -> None:
+    text = f'[server]\npre_upload = {{ message = "Wait", delay = "5s" }}\n[users.a]\npassword_hash = "{HASH}"\n'
+    config = load(write(text))
+    shown = render(config)
+    assert HASH not in shown
+    again = tmp_path / "again.toml"
+    again.write_text(shown.replace('"(set)"', f'"{HASH}"'))
+    assert load(again) == config
