@@ -1,0 +1,288 @@
+"""The store over real SQLite: guarded changes, an event for each, charges once, durable and whole."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from scd.errors import BadRequest
+from scd.model import Attempt, Job, NodeKey, PlanNode
+from scd.states import JobState, NodeState
+from scd.store import Database, JobStore, UsageStore
+from scd.store.db import DatabaseError, migrations
+
+pytestmark = pytest.mark.anyio
+
+HASH = "ab" * 16
+J, N = JobState, NodeState
+
+
+def job(job_hash: str = HASH, **fields: object) -> Job:
+    base = Job(
+        job_hash=job_hash, user="alice", state=J.QUEUED, reason="", design="top", jobname="job0", flow="flow",
+        runtime="default", created=time.time(), started=None, ended=None, upload_bytes=10, digest="d", answered=False,
+        cancel_reason=None, generation=1, plan=None,
+    )  # fmt: skip
+    return msgspec.structs.replace(base, **fields)
+
+
+def attempt(name: str = "a1", step: str = "syn", number: int = 1, **fields: object) -> Attempt:
+    base = Attempt(
+        name=name, job_hash=HASH, step=step, index="0", attempt=number, executor="local", cores=2, queued=time.time()
+    )
+    return msgspec.structs.replace(base, **fields)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    found = await Database.open(tmp_path / "scd.db")
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+async def store(database: Database) -> JobStore:
+    return JobStore(database)
+
+
+async def add(store: JobStore, *nodes: str, state: JobState = J.RUNNING) -> None:
+    async with store.database.transaction() as db:
+        await store.add(db, job())
+        for step in (J.PREPARING, J.RUNNING):
+            if state in (J.PREPARING, J.RUNNING) and step in (J.PREPARING, state):
+                await store.move(db, HASH, step)
+        planned = [PlanNode(name, "0", 0, N.PENDING, ()) for name in nodes]
+        await store.set_plan(db, HASH, b"{}", planned, {one.key: 2 for one in planned})
+
+
+async def test_a_job_comes_back_as_it_was(store: JobStore) -> None:
+    wanted = job(reason="x", state=J.REJECTED, ended=3.5)
+    async with store.database.transaction() as db:
+        await store.add(db, wanted)
+    assert await store.job(HASH) == wanted
+    assert await store.job("cd" * 16) is None
+
+
+@pytest.mark.parametrize("target", list(J))
+@pytest.mark.parametrize("source", [J.QUEUED, J.PREPARING, J.RUNNING, J.COMPLETED, J.CANCELED])
+async def test_only_allowed_changes_happen(store: JobStore, source: JobState, target: JobState) -> None:
+    from scd.states import JOB_TRANSITIONS
+
+    async with store.database.transaction() as db:
+        await store.add(db, job(state=source, ended=1.0 if source.ended else None))
+        moved = await store.move(db, HASH, target, "because")
+    found = await store.job(HASH)
+    assert found is not None
+    allowed = target in JOB_TRANSITIONS[source]
+    assert moved == allowed
+    assert found.state == (target if allowed else source)
+    assert (found.ended is not None) == found.state.ended
+
+
+async def test_every_change_leaves_an_event(store: JobStore) -> None:
+    await add(store, "syn")
+    async with store.database.transaction() as db:
+        (node,) = await store.nodes(HASH, db)
+        assert await store.claim_node(db, node, attempt())
+        assert await store.move_node(db, HASH, node.key, N.ERROR, "it broke")
+        assert not await store.move_node(db, HASH, node.key, N.RUNNING), "an ended node does not run again"
+    events = [(event.step, event.old, event.new, event.reason) for event in await store.events(HASH)]
+    assert events == [
+        ("", None, "queued", ""), ("", "queued", "preparing", ""), ("", "preparing", "running", ""),
+        ("syn", None, "pending", ""), ("syn", "pending", "queued", ""), ("syn", "queued", "error", "it broke"),
+    ]  # fmt: skip
+    assert all(abs(event.at - time.time()) < 60 for event in await store.events(HASH))
+
+
+async def test_a_node_is_claimed_once(store: JobStore) -> None:
+    await add(store, "syn")
+    (node,) = await store.nodes(HASH)
+    async with store.database.transaction() as db:
+        assert await store.claim_node(db, node, attempt())
+        assert not await store.claim_node(db, node, attempt("a2", number=2))
+    assert [one.name for one in await store.attempts(HASH)] == ["a1"]
+
+
+async def test_an_attempt_is_charged_once(store: JobStore) -> None:
+    await add(store, "syn")
+    ended = attempt(ended=time.time(), elapsed=5.0, state=N.SUCCESS)
+    async with store.database.transaction() as db:
+        await store.add_attempt(db, attempt())
+        assert await store.end_attempt(db, ended)
+        assert not await store.end_attempt(db, ended), "it ended twice"
+        await store.add_attempt(db, attempt("p", step="", number=1))
+        assert await store.end_attempt(db, attempt("p", step="", ended=time.time(), elapsed=9.0, state=N.SUCCESS))
+    usage = await UsageStore(store.database).current("alice", 0, 100)
+    assert usage.core_seconds == 10.0, "elapsed x cores; preparing is free"
+    assert usage.unfinished_jobs == 1
+
+
+async def test_a_live_node_counts_as_it_runs(store: JobStore) -> None:
+    await add(store, "syn")
+    async with store.database.transaction() as db:
+        await store.add_attempt(db, attempt())
+        await store.start_attempt(db, "a1", time.time() - 50)
+    usage = await UsageStore(store.database).current("alice", 0, 100)
+    assert 100 <= usage.core_seconds < 110
+    late = await UsageStore(store.database).current("alice", time.time() - 10, 100)
+    assert 20 <= late.core_seconds < 30, "only what falls into the period"
+
+
+async def test_downloads_count_and_outlive_the_job(store: JobStore) -> None:
+    async with store.database.transaction() as db:
+        await store.add(db, job(state=J.COMPLETED, ended=1.0))
+        await UsageStore(store.database).charge_download(db, "alice", HASH, 1000)
+        assert await store.delete(db, HASH)
+    usage = await UsageStore(store.database).current("alice", 0, 100)
+    assert usage.result_bytes == 1000, "a delete refunds nothing"
+
+
+async def test_a_deleted_job_leaves_its_tombstone_alone(store: JobStore) -> None:
+    async with store.database.transaction() as db:
+        await store.add(db, job(state=J.FAILED, ended=1.0, reason="why"))
+        assert await store.delete(db, HASH)
+    tombstone = await store.tombstone(HASH)
+    assert tombstone is not None
+    assert (tombstone.user, tombstone.state, tombstone.reason) == ("alice", J.FAILED, "why")
+    assert await store.job(HASH) is None
+    assert await store.events(HASH) == []
+
+
+async def test_an_unfinished_job_is_not_deleted(store: JobStore) -> None:
+    async def delete() -> None:
+        async with store.database.transaction() as db:
+            if not await store.delete(db, HASH):
+                raise BadRequest  # as the handler does: the tombstone goes back with the rest
+
+    await add(store)
+    with pytest.raises(BadRequest):
+        await delete()
+    assert await store.tombstone(HASH) is None
+
+
+async def test_a_resume_keeps_numbers_and_attempts(store: JobStore) -> None:
+    await add(store, "a", "b")
+    async with store.database.transaction() as db:
+        a, _ = await store.nodes(HASH, db)
+        await store.claim_node(db, a, attempt(step="a"))
+        await store.move_node(db, HASH, a.key, N.SUCCESS)
+        assert not await store.resume(db, HASH, "flow", "default", "d2"), "it has not ended"
+        await store.move(db, HASH, J.FAILED)
+        assert await store.resume(db, HASH, "flow", "default", "d2")
+        planned = [PlanNode("c", "0", 0, N.PENDING, ()), PlanNode("a", "0", 1, N.SUCCESS, ())]
+        await store.set_plan(db, HASH, b"{}", planned, {one.key: 1 for one in planned})
+    found = await store.job(HASH)
+    assert found is not None
+    assert (found.state, found.generation, found.ended, found.digest) == (J.QUEUED, 2, None, "d2")
+    nodes = {one.step: (one.n, one.state, one.attempt) for one in await store.nodes(HASH)}
+    assert nodes == {"a": (1, N.SUCCESS, 1), "c": (3, N.PENDING, 0)}, "b is no part of the run any more"
+
+
+async def test_a_retry_is_known_until_it_was_answered(store: JobStore) -> None:
+    async with store.database.transaction() as db:
+        await store.add(db, job(created=1000.0))
+    assert await store.retried("d", "alice", 900) == HASH
+    assert await store.retried("d", "alice", 1001) is None, "too old"
+    assert await store.retried("d", "bob", 900) is None
+    assert await store.retried("other", "alice", 900) is None
+    async with store.database.transaction() as db:
+        await store.answered(db, HASH)
+    assert await store.retried("d", "alice", 900) is None
+
+
+async def test_a_transaction_is_all_or_nothing(store: JobStore) -> None:
+    async def fail() -> None:
+        async with store.database.transaction() as db:
+            await store.add(db, job())
+            raise BadRequest
+
+    with pytest.raises(BadRequest):
+        await fail()
+    assert await store.job(HASH) is None
+
+
+async def test_transactions_wait_for_each_other(store: JobStore) -> None:
+    order: list[str] = []
+
+    async def one(name: str, pause: float) -> None:
+        async with store.database.transaction() as db:
+            order.append(f"{name} begins")
+            await asyncio.sleep(pause)
+            await db.execute("SELECT 1")
+            order.append(f"{name} ends")
+
+    await asyncio.gather(one("first", 0.05), one("second", 0))
+    assert order == ["first begins", "first ends", "second begins", "second ends"]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE jobs SET state = 'lost'",
+        "UPDATE jobs SET job_hash = 'x'",
+        "UPDATE jobs SET state = 'completed'",
+        "UPDATE jobs SET ended = 3",
+        'INSERT INTO nodes (job_hash, step, "index", n, state) VALUES (\'' + HASH + "', '', '0', 1, 'pending')",
+        'INSERT INTO nodes (job_hash, step, "index", n, state) VALUES (\'' + "cd" * 16 + "', 'a', '0', 1, 'pending')",
+    ],
+)
+async def test_the_database_refuses_nonsense(store: JobStore, statement: str) -> None:
+    await add(store)
+    with pytest.raises(sqlite3.IntegrityError):
+        async with store.database.transaction() as db:
+            await db.execute(statement)
+
+
+async def test_durability_is_asked_for(database: Database) -> None:
+    async with database.transaction() as db:
+        (synchronous,) = await db.execute_fetchall("PRAGMA synchronous")
+        (mode,) = await db.execute_fetchall("PRAGMA journal_mode")
+    assert (synchronous[0], mode[0]) == (2, "wal"), "a commit must have reached the disk when it returns"
+
+
+async def test_a_newer_database_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "scd.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(DatabaseError, match=r"was written by a newer scd \(schema 99, this one knows 1\)"):
+        await Database.open(tmp_path / "scd.db")
+
+
+async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
+    await (await Database.open(tmp_path / "scd.db")).close()
+    content = bytearray((tmp_path / "scd.db").read_bytes())
+    content[4096:12000] = b"\xff" * (12000 - 4096)
+    (tmp_path / "scd.db").write_bytes(content)
+    with pytest.raises(DatabaseError, match="Restore a backup"):
+        await Database.open(tmp_path / "scd.db")
+
+
+async def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
+    for _ in range(2):
+        await (await Database.open(tmp_path / "scd.db")).close()
+    connection = sqlite3.connect(tmp_path / "scd.db")
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations()),)
+    connection.close()
+
+
+async def test_reading_beside_a_daemon(tmp_path: Path) -> None:
+    writer = await Database.open(tmp_path / "scd.db")
+    async with writer.transaction() as db:
+        await JobStore(writer).add(db, job())
+    reader = await Database.open_readonly(tmp_path / "scd.db")
+    found = await JobStore(reader).job(HASH)
+    assert found is not None
+    await reader.close()
+    await writer.close()
+
+
+async def test_a_node_is_found_by_the_clients_word(store: JobStore) -> None:
+    await add(store, "place.global")
+    found = await store.node_named(HASH, "place.global0")
+    assert found is not None
+    assert found.key == NodeKey("place.global", "0")
+    assert await store.node_named(HASH, "place.global") is None
