@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from ..units import UNLIMITED, format_duration, format_size
+from ..units import UNLIMITED, format_duration, format_size, parse_duration, parse_size
 from .sections import Config, Duration, Section, Size
 
 
@@ -45,7 +45,9 @@ def _render_value(key: str, value: object) -> str:
     if value is None:
         return f'"{UNLIMITED}"'
     if isinstance(value, Size):
-        return f'"{format_size(value)}"'
+        text = format_size(value)
+        return f'"{text}"' if parse_size(text) == value else str(int(value))
     if isinstance(value, Duration):
-        return f'"{format_duration(value)}"'
+        text = format_duration(value)
+        return f'"{text}"' if parse_duration(text) == value else str(float(value))
     return msgspec.json.encode(value).decode()

@@ -22,7 +22,12 @@ States = dict[NodeKey, NodeState]
 
 
 def node(
-    name: str, *inputs: str, builtin: bool = False, breakpoint: bool = False, excused: bool = False, status: NodeState = P
+    name: str,
+    *inputs: str,
+    builtin: bool = False,
+    breakpoint: bool = False,  # noqa: A002 - SiliconCompiler's word
+    excused: bool = False,
+    status: NodeState = P,
 ) -> PlanNode:
     """``"syn"`` or ``"syn/1"``; ``excused`` is the node's own ``continue``."""
     found = key(name)
