@@ -116,7 +116,8 @@ def test_users_open_the_door(write: Write) -> None:
 
 
 def test_what_is_shown_reads_back_and_hides_hashes(write: Write, tmp_path: Path) -> None:
-    text = f'[server]\npre_upload = {{ message = "Wait", delay = "5250ms" }}\nmax_upload = 1234567\n[users.a]\npassword_hash = "{HASH}"\n'
+    text = "[server]\nmax_upload = 1234567\n"
+    text += f'pre_upload = {{ message = "Wait", delay = "5250ms" }}\n[users.a]\npassword_hash = "{HASH}"\n'
     config = load(write(text))
     shown = render(config)
     assert HASH not in shown
