@@ -144,7 +144,7 @@ async def serve(config: Config, account: str) -> None:
             config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
             board=board, runtimes=runtimes, auth=Passwords(config.users, required=config.auth_required),
             intake=Intake(spool, store, scheduler, runtimes, config.server.max_upload), progress=progress,
-            draining=lambda: config.server.drain,
+            terms=config.terms, draining=lambda: config.server.drain,
         )  # fmt: skip
         await recover(scheduler, store, spool)
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ..errors import DiskFull, Forbidden, ScdError
@@ -34,6 +34,8 @@ async def on_error(_: Request, error: Exception) -> Response:
         return error_answer(error)
     if isinstance(error, HTTPException):
         return _failure(error.detail, "unknown", error.status_code, error.headers)
+    if isinstance(error, ClientDisconnect):
+        return _failure("The client left in the middle of its request.", "unknown", 400)
     if _is_disk_full(error):
         return error_answer(DiskFull())
     log.error("a request failed", exc_info=error)

@@ -48,6 +48,7 @@ class Services(msgspec.Struct):
     auth: Passwords
     intake: Intake
     progress: Progress
+    terms: str
     draining: Callable[[], str]  # why no new jobs are taken, "" if they are
 
 
@@ -75,7 +76,7 @@ class Api:
         versions = self._s.runtimes.newest
         answer: dict[str, object] = {
             "status": f"draining: {reason}" if (reason := self._s.draining()) else "ready",
-            "terms": config.terms,
+            "terms": self._s.terms,
             "versions": {"sc": versions.sc, "sc_schema": versions.sc_schema, "sc_server": __version__},
             "progress_interval": config.server.progress_interval,
         }

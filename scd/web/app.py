@@ -1,9 +1,11 @@
 """The ASGI application."""
 
+import sqlite3
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -26,5 +28,7 @@ def build(services: Services) -> Starlette:
             Route("/healthz", healthz, methods=["GET"]),
         ],
         middleware=[Middleware(Guard, hosts=services.config.server.hosts)],
-        exception_handlers={ScdError: on_error, HTTPException: on_error, OSError: on_error, Exception: on_error},
+        exception_handlers=dict.fromkeys(
+            (ScdError, HTTPException, ClientDisconnect, OSError, sqlite3.Error, Exception), on_error
+        ),
     )

@@ -187,6 +187,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(daemon: Daemon) -> None:
         time.sleep(0.05)
     assert leftovers(daemon.state / "spool") == [], "an aborted upload left files"
     assert daemon.rows("SELECT count(*) AS n FROM jobs") == before
+    assert "Traceback" not in daemon.log.read_text(), "a client that leaves is no error of scd"
 
 
 def test_limits_are_checked_before_the_upload_is_taken(new_daemon: NewDaemon) -> None:
