@@ -233,10 +233,9 @@ class Session:
                 seen.started_mono = record["mono"] if record["boot"] == self._boot else None
             case "ended":
                 seen.ended, seen.elapsed, seen.archive = record["at"], record["elapsed"], record["archive"]
-                seen.reason, seen.exit_code = record["reason"], record.get("exit_code")
+                seen.reason, seen.exit_code = record["reason"], _number(record.get("exit_code"))
                 seen.refused = bool(record.get("refused"))
-                if usage := record.get("usage"):
-                    seen.usage = seen.usage.merged(msgspec.convert(usage, ResourceUsage))
+                seen.usage = seen.usage.merged(_usage(record.get("usage")))
                 seen.state = _state(record["state"])
                 if plan := record.get("plan"):
                     _take_plan(seen, plan)
@@ -267,6 +266,18 @@ def _state(word: str) -> NodeState:
     except ValueError:
         return NodeState.ERROR
     return state if state.done else NodeState.ERROR
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _usage(figures: object) -> ResourceUsage:
+    """The runner's figures are for show; what is charged is the shim's. Nonsense counts as nothing."""
+    try:
+        return msgspec.convert(figures or {}, ResourceUsage)
+    except msgspec.ValidationError:
+        return ResourceUsage()
 
 
 def _take_plan(seen: Observation, plan: object) -> None:

@@ -33,7 +33,7 @@ class Attempt:
 
     def outcome(self, message: Message) -> dict[str, Any]:
         """How it ended, from what the runner says and from what the shim did to it."""
-        state, reason = str(message["state"]), str(message.get("reason", ""))
+        state, reason = str(message.get("state", "error")), str(message.get("reason", ""))
         if self.killed and state != "success":
             state, reason = self.killed
         elapsed = 0.0 if self.started is None else time.monotonic() - self.started

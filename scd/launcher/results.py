@@ -1,5 +1,6 @@
 """Archive files: opened by the shim outside the job's reach, filled by the runner, published here. Standard library."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def publish(directory: Path, name: str) -> str | None:
     except OSError:
         return None
     return name
+
+
+def discard(directory: Path, name: str) -> None:
+    """Drop an archive that was not finished: it must neither be served nor fill the disk."""
+    with contextlib.suppress(OSError):
+        (directory / f".{name}").unlink()

@@ -32,7 +32,7 @@ from ..channel import ChannelBroken, Message
 from ..procfs import alive, become_subreaper, identify, kill_all, tree
 from .attempts import Attempt, Leftovers
 from .journal import Journal, read
-from .results import open_archive, publish
+from .results import discard, open_archive, publish
 from .runner import RunnerProcess
 
 SOCKET = "shim.sock"
@@ -190,8 +190,15 @@ class Shim:
                 self._end(self.attempts.pop(name), {"state": "error", "reason": f"cannot start: {error}"})
 
     def _end(self, attempt: Attempt, message: Message) -> None:
-        archive = publish(self.archives, attempt.archive) if message.get("archived") else None
+        archive = self._keep(attempt.archive, message)
         self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message))
+
+    def _keep(self, name: str, message: Message) -> str | None:
+        """An archive that the runner finished, published; None for any other."""
+        if message.get("archived"):
+            return publish(self.archives, name)
+        discard(self.archives, name)
+        return None
 
     # -- the runner's side
 
@@ -208,15 +215,17 @@ class Shim:
 
     def _hear_runner(self, runner: RunnerProcess) -> None:
         try:
-            message = runner.receive()
-        except ChannelBroken:
+            self._take_report(runner.receive())
+        except (ChannelBroken, KeyError, TypeError, ValueError):
+            # Also for a report that makes no sense: the job has got at its runner, and may lose it.
             self._lose_runner()
-            return
+
+    def _take_report(self, message: Message) -> None:
         name = str(message.get("name", ""))
         match message.get("type"):
             case "started" if name in self.attempts and self.attempts[name].pid is None:
                 self.attempts[name].start(int(message["pid"]))
-                self._record("started", name=name, pid=message["pid"])
+                self._record("started", name=name, pid=self.attempts[name].pid)
             case "ended" if name in self.attempts:
                 self._end(self.attempts.pop(name), message)
             case "salvaged" if name in self.lost:
@@ -276,7 +285,7 @@ class Shim:
     def _answer(self, request: str, message: Message) -> None:
         connection, file = self.replies.pop(request, (None, None))
         if connection is not None:
-            published = {} if file is None else {"file": publish(self.archives, file)}
+            published = {} if file is None else {"file": self._keep(file, message)}
             self._tell(connection, {**message, **published, "id": request})
 
     # -- ending nodes
