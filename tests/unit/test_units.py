@@ -98,6 +98,7 @@ def test_a_duration_that_was_printed_is_read_as_the_same(seconds: int) -> None:
 def test_no_text_makes_the_parsers_fail_otherwise(text: str) -> None:
     for parse in (parse_size, parse_duration):
         try:
-            assert parse(text) >= 0
-        except ValueError as error:
-            assert repr(text) in str(error)
+            found = parse(text)
+        except ValueError:
+            continue
+        assert found >= 0
