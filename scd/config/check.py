@@ -17,7 +17,7 @@ Origin = Callable[[str], Path]  # the file that a key was read from
 
 def check(config: Config, origin: Origin) -> None:
     """Raise ConfigError for the first thing that is wrong."""
-    for rule in (_paths, _addresses, _server, _users, _runtimes):
+    for rule in (_paths, _addresses, _server, _users, _numbers, _runtimes):
         for key, reason in rule(config):
             raise ConfigError(f"{origin(key)}: {key}: {reason}")
 
@@ -48,8 +48,21 @@ def _users(config: Config) -> Iterator[tuple[str, str]]:
     if config.auth_required and not config.users:
         yield "auth.required", "is true, but there is no [users.NAME]"
     for name, user in config.users.items():
+        if not name or any(char.isspace() or char == ";" for char in name):
+            yield f"users.{name}", "a user's name holds no white space and no semicolon"
         if not user.password_hash.startswith("$argon2"):
             yield f"users.{name}.password_hash", "is not an argon2 hash (make one with: scdctl hash-password)"
+
+
+def _numbers(config: Config) -> Iterator[tuple[str, str]]:
+    if config.local.cores < 0:
+        yield "local.cores", "must be 0 (all cores) or more"
+    own = {f"users.{name}.limits": user.limits for name, user in config.users.items()}
+    for table, limits in {"limits": config.limits, **own}.items():
+        if (limits.max_nodes or 0) < 0 or (limits.max_jobs or 0) < 0:
+            yield table, 'max_nodes and max_jobs must be 0 or more, or "unlimited"'
+        if limits.period < 1:
+            yield f"{table}.period", "must be a second or more"
 
 
 def _paths(config: Config) -> Iterator[tuple[str, str]]:
@@ -62,5 +75,5 @@ def _runtimes(config: Config) -> Iterator[tuple[str, str]]:
     if len({runtime.name for runtime in config.runtime}) < len(config.runtime):
         yield "runtime", "two runtimes have the same name"
     for runtime in config.runtime:
-        if not os.access(runtime.python, os.X_OK):
+        if not Path(runtime.python).is_file() or not os.access(runtime.python, os.X_OK):
             yield "runtime", f"{runtime.python} is not a program (name the Python that has siliconcompiler)"

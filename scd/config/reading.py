@@ -1,5 +1,6 @@
 """TOML files to a Config, every mistake named by file, key and reason."""
 
+import math
 import os
 import sys
 import tomllib
@@ -26,7 +27,7 @@ def load(file: Path | None = None) -> Config:
     if file is not None and not file.exists():
         raise ConfigError(f"{file}: there is no such file")
     main = file or DEFAULT_FILE
-    files = [main, *sorted((main.parent / CONF_D).glob("*.toml"))] if main.exists() else []
+    files = [path for path in (main, *sorted((main.parent / CONF_D).glob("*.toml"))) if path.exists()]
     merged: dict[str, Any] = {}
     origins: dict[str, Path] = {}
     for path in files:
@@ -38,7 +39,7 @@ def load(file: Path | None = None) -> Config:
         reason, _, location = str(error).partition(" - at `$")
         raise ConfigError(_explain(reason, location.strip("`."), origins, main)) from None
     config = _with_defaults(config, merged, system=bool(files) or os.geteuid() == 0)
-    check(config, lambda key: origins.get(key, main))
+    check(config, lambda key: _origin(key, origins) or main)
     return config
 
 
@@ -85,7 +86,7 @@ def _spread_limits(merged: dict[str, Any]) -> None:
 def _decode_unit(kind: type, value: object) -> object:
     if kind not in (Size, Duration):
         raise NotImplementedError
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return kind(value)
     if not isinstance(value, str):
         raise ValueError(f"Expected a {kind.__name__.lower()}, got {value!r}")
@@ -97,17 +98,25 @@ def _explain(reason: str, location: str, origins: Mapping[str, Path], main: Path
     marker = "Object contains unknown field `"
     if reason.startswith(marker):
         unknown = reason.removeprefix(marker).removesuffix("`")
-        candidates = [key for key in origins if key.rpartition(".")[2] == unknown]
-        prefix = location.partition("[")[0]
-        key = next((key for key in candidates if key.startswith(prefix)), f"{prefix}.{unknown}".strip("."))
-        return f"{origins.get(key, main)}: {key}: there is no such key (scd.toml(5) lists them)"
+        table, _, inner = location.partition("[...]")
+        ending = f"{inner}.{unknown}"
+        found = [key for key in origins if key.startswith(table) and f".{key}".endswith(ending)]
+        key = min(found, key=lambda key: key.count("."), default=f"{location}.{unknown}".strip("."))
+        return f"{_origin(key, origins) or main}: {key}: there is no such key (scd.toml(5) lists them)"
     key = location
     if "[...]" in key:
         table = key.partition("[")[0]
         inner = key.partition("].")[2]
         names = [name for name in origins if name.startswith(f"{table}.") and name.endswith(inner) and name != table]
         key = names[0] if len(names) == 1 else f"{table}.*.{inner}".removesuffix(".")
-    return f"{origins.get(key, origins.get(key.partition('.')[0], main))}: {key or 'top level'}: {reason}"
+    return f"{_origin(key, origins) or main}: {key or 'top level'}: {reason}"
+
+
+def _origin(key: str, origins: Mapping[str, Path]) -> Path | None:
+    """The file that set ``key``, or the table or list around it."""
+    while key and key not in origins:
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
+    return origins.get(key)
 
 
 def _with_defaults(config: Config, merged: Mapping[str, Any], *, system: bool) -> Config:

@@ -1,5 +1,6 @@
 """The configuration's sections as frozen values; the attribute names are the keys of scd.toml."""
 
+import ipaddress
 import os
 from pathlib import Path
 
@@ -118,4 +119,8 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """A name may begin with ``127.`` too, and lead anywhere."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -46,6 +46,26 @@ def write(tmp_path: Path) -> Write:
         ('[[runtime]]\npython = "/nowhere/python"', "runtime", "/nowhere/python is not a program"),
         (f'[[runtime]]\npython = "{sys.executable}"\n[[runtime]]\npython = "{sys.executable}"', "runtime",
          "two runtimes have the same name"),
+        ('[[runtime]]\npython = "/tmp"', "runtime", "/tmp is not a program"),
+        ('[[runtime]]\nname = "x"', "runtime[0]", "Object missing required field `python`"),
+        ('[[runtime]]\npyton = "x"', "runtime[0].pyton", "there is no such key"),
+        ('[server]\nlisten = ["127.0.0.1:99999"]', "server.listen", "not an address: '127.0.0.1:99999'"),
+        ('[server]\nlisten = ["127.evil.example:80"]', "server.listen", "'127.evil.example:80' is open to other"),
+        ('[server]\nlisten = ["[::]:80"]', "server.listen", "'[::]:80' is open to other machines"),
+        ("[server]\nlisten = [1]", "server.listen[0]", "Expected `str`, got `int`"),
+        ('[server]\npre_upload = { message = "x", dely = 1 }', "server.pre_upload.dely", "there is no such key"),
+        ("[server]\nmax_upload = true", "server.max_upload", "Expected a size, got True"),
+        ("[limits]\ncompute_time = inf", "limits.compute_time", "Expected a duration, got inf"),
+        ("[limits]\nperiod = 0", "limits.period", "must be a second or more"),
+        ('[limits]\nperiod = "unlimited"', "limits.period", "Expected a duration, got None"),
+        ("[limits]\nmax_jobs = -1", "limits", 'max_nodes and max_jobs must be 0 or more, or "unlimited"'),
+        ("[local]\ncores = -1", "local.cores", "must be 0 (all cores) or more"),
+        (f'[users."a b"]\npassword_hash = "{HASH}"', "users.a b", "a user's name holds no white space"),
+        (f'[users.""]\npassword_hash = "{HASH}"', "users.", "a user's name holds no white space"),
+        ("[users]\nalice = 4", "users.alice", "Expected `object`, got `int`"),
+        (f'[users."a.b"]\npassword_hash = "{HASH}"\nfoo = 1', "users.a.b.foo", "there is no such key"),
+        (f'[users.a.limits]\nfoo = 1\n[users.b]\npassword_hash = "{HASH}"\nfoo = 1', "users.a.limits.foo",
+         "there is no such key"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_by_file_key_and_reason(write: Write, text: str, key: str, reason: str) -> None:
@@ -79,6 +99,49 @@ def test_files_of_conf_d_win_and_are_named(write: Write, tmp_path: Path) -> None
     (tmp_path / "conf.d" / "30.toml").write_text("[limits]\nbad = 2")
     with pytest.raises(ConfigError, match=r"30\.toml: limits\.bad"):
         load(file)
+
+
+def test_the_file_is_named_that_has_the_mistake(write: Write, tmp_path: Path) -> None:
+    file = write('[server]\nterms = "x"\nlisten = ["127.0.0.1:80"]')
+    (tmp_path / "conf.d").mkdir()
+    added = tmp_path / "conf.d" / "site.toml"
+    for text, key in [
+        ('terms = "x"', "terms"),
+        ('[[runtime]]\npyton = "x"', "runtime[0].pyton"),
+        ("[server]\nhosts = [1]", "server.hosts[0]"),
+        ("[local]\ncores = -1", "local.cores"),
+    ]:
+        added.write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            load(file)
+        assert caught.value.message.startswith(f"{added}: {key}: "), caught.value.message
+    added.write_text("")
+    file.write_text("[server]\nhosts = [1]")
+    added.write_text("[server]\nterms = 'x'")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert caught.value.message.startswith(f"{file}: server.hosts[0]: "), "the table's other file is not the one"
+
+
+def test_files_of_conf_d_count_without_a_main_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("scd.config.reading.DEFAULT_FILE", tmp_path / "scd.toml")
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "users.toml").write_text(f'[users.a]\npassword_hash = "{HASH}"')
+    config = load()
+    assert config.auth_required, "a user in conf.d was overlooked, and the server is open to all"
+    assert config.paths.state == "/var/lib/scd"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "scd.toml"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert caught.value.message.startswith(f"{file}: cannot be read: ")
 
 
 def test_a_users_limits_are_those_of_all_overridden_key_by_key(write: Write) -> None:

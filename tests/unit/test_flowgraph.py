@@ -22,18 +22,13 @@ States = dict[NodeKey, NodeState]
 
 
 def node(
-    name: str,
-    *inputs: str,
-    builtin: bool = False,
-    breakpoint: bool = False,  # noqa: A002 - SiliconCompiler's word
-    excused: bool = False,
-    status: NodeState = P,
+    name: str, *inputs: str, builtin: bool = False, alone: bool = False, excused: bool = False, status: NodeState = P
 ) -> PlanNode:
-    """``"syn"`` or ``"syn/1"``; ``excused`` is the node's own ``continue``."""
+    """``"syn"`` or ``"syn/1"``; ``alone`` is its ``breakpoint``, ``excused`` its ``continue``."""
     found = key(name)
     return PlanNode(
         step=found.step, index=found.index, level=0, status=status, key_inputs=tuple(map(key, inputs)),
-        builtin=builtin, breakpoint=breakpoint, continue_=excused,
+        builtin=builtin, breakpoint=alone, continue_=excused,
     )  # fmt: skip
 
 
@@ -175,26 +170,26 @@ def test_ready_nodes_come_in_execution_order() -> None:
 
 @pytest.mark.parametrize("live", LIVE)
 def test_nothing_starts_beside_a_breakpoint_that_runs(live: NodeState) -> None:
-    flow = plan(node("stop", breakpoint=True), node("x"))
+    flow = plan(node("stop", alone=True), node("x"))
     assert ready(flow, states(stop=live, x=P)) == []
 
 
 @pytest.mark.parametrize("live", LIVE)
 def test_a_ready_breakpoint_waits_until_the_rest_has_ended_and_holds_it_back(live: NodeState) -> None:
-    flow = plan(node("a"), node("stop", breakpoint=True), node("x"))
+    flow = plan(node("a"), node("stop", alone=True), node("x"))
     assert ready(flow, states(a=live, stop=P, x=P)) == [], "a ready breakpoint lets nothing new start"
     assert names(ready(flow, states(a=OK, stop=P, x=P))) == ["stop/0"]
 
 
 def test_breakpoints_go_one_by_one_in_execution_order() -> None:
-    flow = plan(node("b", breakpoint=True), node("a", breakpoint=True))
+    flow = plan(node("b", alone=True), node("a", alone=True))
     assert names(ready(flow, states(a=P, b=P))) == ["b/0"]
     assert ready(flow, states(a=P, b=R)) == []
     assert names(ready(flow, states(a=P, b=ERR))) == ["a/0"]
 
 
 def test_a_breakpoint_that_is_not_ready_holds_nobody_back() -> None:
-    flow = plan(node("a"), node("b"), node("stop", "a", breakpoint=True))
+    flow = plan(node("a"), node("b"), node("stop", "a", alone=True))
     assert names(ready(flow, states(a=R, b=P, stop=P))) == ["b/0"]
 
 
@@ -277,7 +272,7 @@ def flows(draw: st.DrawFn) -> tuple[Plan, dict[NodeKey, NodeState]]:
         nodes.append(
             node(
                 f"s{n}", *(f"s{i}" if i >= 0 else "before" for i in sorted(inputs)), builtin=draw(st.booleans()),
-                breakpoint=draw(st.sampled_from([False, False, False, True])), excused=draw(st.booleans()),
+                alone=draw(st.sampled_from([False, False, False, True])), excused=draw(st.booleans()),
                 status=draw(st.sampled_from([P, P, P, P, SKIP, OK])),
             )
         )  # fmt: skip

@@ -1,4 +1,3 @@
-import contextlib
 import re
 
 import pytest
@@ -98,5 +97,8 @@ def test_a_duration_that_was_printed_is_read_as_the_same(seconds: int) -> None:
 @given(st.text(max_size=20))
 def test_no_text_makes_the_parsers_fail_otherwise(text: str) -> None:
     for parse in (parse_size, parse_duration):
-        with contextlib.suppress(ValueError):
-            assert parse(text) >= 0
+        try:
+            found = parse(text)
+        except ValueError:
+            continue
+        assert found >= 0
