@@ -67,6 +67,8 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         lambda t: (link(t, "a", "b"), link(t, "c", "a", tarfile.LNKTYPE)),
         "does not lead to a file of this archive",
     ),
+    "file-then-directory": (lambda t: [file(t, "a"), file(t, "a/b")], "is a directory and something else"),
+    "directory-then-file": (lambda t: [file(t, "a/b"), file(t, "a")], "is a directory and something else"),
     "fifo": (lambda t: t.addfile(entry("a", tarfile.FIFOTYPE)), "is neither a file, a directory nor a link"),
     "device": (lambda t: t.addfile(entry("a", tarfile.CHRTYPE)), "is neither a file, a directory nor a link"),
     "block-device": (lambda t: t.addfile(entry("a", tarfile.BLKTYPE)), "is neither a file, a directory nor a link"),
@@ -152,7 +154,10 @@ def test_results_pass_the_clients_filter(tmp_path: Path) -> None:
     packed.seek(0)
     with tarfile.open(fileobj=packed, mode="r:gz") as tar:
         names = tar.getnames()
-        tar.extractall(tmp_path / "client", filter="data")
+        if hasattr(tarfile, "data_filter"):  # as the client does it
+            tar.extractall(tmp_path / "client", filter="data")
+        else:
+            tar.extractall(tmp_path / "client")
     assert sorted(names) == [
         "hash/syn/0/again", "hash/syn/0/log", "hash/syn/0/outputs", "hash/syn/0/outputs/inside",
         "hash/syn/0/outputs/net.v",
