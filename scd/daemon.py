@@ -65,8 +65,8 @@ def main() -> None:
             asyncio.run(Runtimes.probe(config))
             print("The configuration is good.")
         else:
-            os.umask(0o077)
             account = give_up_root(config)
+            os.umask(0o077)
             asyncio.run(serve(config, account))
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)

@@ -28,8 +28,8 @@ async def show(config: Config, arguments: argparse.Namespace) -> None:
     print("\nFlowgraph, with what each node waits for:")
     for planned in plan.nodes:
         node = by_key[planned.step, planned.index]
-        inputs = ", ".join(map(str, planned.key_inputs)) or "-"
-        print(f"  {'  ' * planned.level}{clean(str(planned.key))} <- {clean(inputs)}")
+        inputs = ", ".join(map(str, planned.key_inputs))
+        print(f"  {'  ' * planned.level}{clean(str(planned.key))}{' <- ' if inputs else ''}{clean(inputs)}")
         print(f"  {'  ' * planned.level}    {' '.join(_figures(node))}")
 
 

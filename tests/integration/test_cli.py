@@ -84,8 +84,7 @@ def test_show(ctl: Daemon, failed: str) -> None:
     text = good(ctl, "show", failed[:8])
     assert f"job_hash={failed}\n" in text
     assert "status=failed\n" in text
-    assert "lint/0 <- -" in text
-    assert "Status=error Attempts=1 Time=00:00:00 CPU=" in text
+    assert "\n  lint/0\n      Status=error Attempts=1 Time=00:00:00 CPU=" in text
 
 
 def test_log(ctl: Daemon, failed: str) -> None:
