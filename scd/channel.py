@@ -32,6 +32,8 @@ def receive(channel: socket.socket) -> tuple[Message, list[int]]:
     fds: list[int] = []
     try:
         head, fds, _, _ = socket.recv_fds(channel, _LENGTH.size, _MAX_FDS)
+        for fd in fds:  # as every descriptor that Python opens; this one came from another process
+            os.set_inheritable(fd, False)
         if not head:
             raise ChannelBroken("closed")
         head += _exactly(channel, _LENGTH.size - len(head))

@@ -41,7 +41,9 @@ class Passwords:
                     "This server needs a user name and a password (set them with: sc-remote -configure)."
                 )
             return ""
-        digest = hmac.digest(self._secret, f"{username}\0{key}".encode(errors="surrogatepass"), hashlib.sha256)
+        # The length keeps apart what two names and keys would make one text of.
+        pair = f"{len(username)}:{username}{key}".encode(errors="surrogatepass")
+        digest = hmac.digest(self._secret, pair, hashlib.sha256)
         if self._verified.get(digest, 0.0) > time.monotonic():
             return username
         async with self._slots:

@@ -37,7 +37,7 @@ class Guard:
                 "If it is a name of this server, add it to [server] hosts."
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower().partition("://")[2] != host.lower():
             return "Requests from pages of other origins are refused."
         if headers.get("sec-fetch-site", "none").lower() == "cross-site":
             return "Requests from other sites are refused."

@@ -1,4 +1,5 @@
 import pytest
+from siliconcompiler import NodeStatus
 
 from scd.states import (
     JOB_ENDED,
@@ -12,8 +13,8 @@ from scd.states import (
     node_sources,
 )
 
-# siliconcompiler.schema_support.record.RecordSchema's enum of ["record", "status"]: another word crashes the client.
-CLIENT_NODE_WORDS = {"pending", "queued", "running", "success", "error", "skipped", "timeout"}
+# Another word crashes the client: its schema has them as an enum.
+CLIENT_NODE_WORDS = {word for name, word in vars(NodeStatus).items() if name.isupper()}
 # What ends the client's loop; any other word but "running" is polled for ever.
 CLIENT_FINAL_WORDS = {"completed", "failed", "canceled", "rejected", "timeout", "unknown"}
 
@@ -82,6 +83,12 @@ def test_pending_live_and_done_are_all_there_is() -> None:
 @pytest.mark.parametrize("state", list(NodeState))
 def test_the_client_knows_every_word_for_a_node(state: NodeState) -> None:
     assert state.wire in CLIENT_NODE_WORDS, f"the client crashes at {state.wire!r}"
+
+
+@pytest.mark.parametrize("state", [state for state in NodeState if state is not NodeState.SUBMITTED])
+def test_done_and_failed_mean_what_siliconcompiler_means(state: NodeState) -> None:
+    assert state.done == NodeStatus.is_done(state.value)
+    assert state.failed == NodeStatus.is_error(state.value)
 
 
 def test_submitted_reads_queued_and_the_rest_reads_as_it_is() -> None:

@@ -1,0 +1,109 @@
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from scd.launcher.journal import FILE, Journal, read
+from scd.procfs import boot_id
+
+
+def kinds(directory: Path) -> list[str]:
+    return [record["type"] for record in read(directory)[0]]
+
+
+def test_records_come_back_stamped(tmp_path: Path) -> None:
+    Journal(tmp_path).append("started", name="scd-x-1.1", pid=7)
+    (record,), offset = read(tmp_path)
+    assert {key: record[key] for key in ("type", "name", "pid")} == {"type": "started", "name": "scd-x-1.1", "pid": 7}
+    assert abs(record["at"] - time.time()) < 60
+    assert 0 < record["mono"] <= time.monotonic()
+    assert record["boot"] == boot_id()
+    assert offset == (tmp_path / FILE).stat().st_size
+
+
+def test_an_offset_goes_on_where_the_last_read_ended(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append("a")
+    _, offset = read(tmp_path)
+    assert read(tmp_path, offset) == ([], offset)
+    journal.append("b")
+    journal.append("c")
+    records, end = read(tmp_path, offset)
+    assert [record["type"] for record in records] == ["b", "c"]
+    assert read(tmp_path, end) == ([], end)
+
+
+def test_no_journal_is_no_records(tmp_path: Path) -> None:
+    assert read(tmp_path) == ([], 0)
+    assert read(tmp_path, 5) == ([], 5)
+
+
+@pytest.mark.parametrize("cut", [1, 10, 30])
+def test_a_torn_last_line_is_not_read_and_not_lost_sight_of(tmp_path: Path, cut: int) -> None:
+    """Its writer may be in the middle of it: the next read finds it whole."""
+    journal = Journal(tmp_path)
+    journal.append("a")
+    _, offset = read(tmp_path)
+    journal.append("b")
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[:-cut])
+    assert kinds(tmp_path) == ["a"]
+    assert read(tmp_path, offset) == ([], offset)
+    (tmp_path / FILE).write_bytes(whole)
+    assert [record["type"] for record in read(tmp_path, offset)[0]] == ["b"]
+
+
+@pytest.mark.parametrize("torn", [b'{"type":"to', b"\0" * 4096, b"{", b'{"type":"b"}'])
+def test_a_new_writer_cuts_a_torn_line_off(tmp_path: Path, torn: bytes) -> None:
+    Journal(tmp_path).append("a")
+    with open(tmp_path / FILE, "ab") as file:
+        file.write(torn)
+    Journal(tmp_path).append("after")
+    assert kinds(tmp_path) == ["a", "after"]
+    for line in (tmp_path / FILE).read_bytes().splitlines():
+        json.loads(line)
+
+
+def test_a_journal_of_one_torn_line_is_empty(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b'{"type": "shi')
+    Journal(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == b""
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\r", "\u2028", "\ud800", '"}\n{"type": "forged"}', "\x85"])
+def test_no_text_breaks_a_line(tmp_path: Path, text: str) -> None:
+    journal = Journal(tmp_path)
+    journal.append("ended", reason=text)
+    journal.append("next")
+    assert kinds(tmp_path) == ["ended", "next"]
+    assert read(tmp_path)[0][0]["reason"] == text
+
+
+def test_a_record_is_on_the_disk_when_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[bytes] = []
+    real = os.fsync
+
+    def watch(fd: int) -> None:
+        real(fd)
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink().read_bytes())
+
+    monkeypatch.setattr(os, "fsync", watch)
+    Journal(tmp_path).append("a")
+    assert synced == [(tmp_path / FILE).read_bytes()], "not synced, or not after the write"
+
+
+def test_the_journal_is_out_of_reach_of_others(tmp_path: Path) -> None:
+    Journal(tmp_path)
+    assert not (tmp_path / FILE).stat().st_mode & 0o027
+
+
+def test_a_runner_does_not_inherit_the_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    (fd,) = (
+        int(name) for name in os.listdir("/proc/self/fd")
+        if os.path.realpath(f"/proc/self/fd/{name}") == str(tmp_path / FILE)
+    )  # fmt: skip
+    assert not os.get_inheritable(fd)
+    journal.append("a")
