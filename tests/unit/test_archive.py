@@ -1,13 +1,17 @@
 """Strangers' archives: nothing is ever written outside, and each refusal says why."""
 
+import contextlib
 import gzip
 import io
 import os
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scd.archive import Refused, pack, read_member, remove_tree, unpack
 
@@ -98,6 +102,168 @@ def test_hostile_archives(tmp_path: Path, name: str) -> None:
 def test_gnu_long_names_are_checked_too(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="leads out"):
         extract(archive(lambda t: file(t, "../" * 60 + "x"), tarfile.GNU_FORMAT), tmp_path)
+
+
+# -- made byte by byte, as no library writes them
+
+
+def header(name: bytes, kind: bytes = b"0", size: bytes = b"0", link: bytes = b"", mode: bytes = b"644") -> bytes:
+    """A ustar header; numbers are octal digits, or raw base-256."""
+    head = bytearray(512)
+    fields = {0: name[:100], 100: mode, 108: b"0", 116: b"0", 124: size, 136: b"0", 156: kind, 157: link[:100]}
+    for offset, value in fields.items():
+        head[offset : offset + len(value)] = value
+    head[257:265] = b"ustar\x0000"
+    head[148:156] = b" " * 8
+    head[148:155] = b"%06o\0" % sum(head)
+    return bytes(head)
+
+
+def data(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 512)
+
+
+def extended(kind: bytes, content: bytes) -> bytes:
+    return header(b"extended", kind, b"%o" % len(content)) + data(content)
+
+
+def pax(key: str, value: str, kind: bytes = b"x") -> bytes:
+    record = f" {key}={value}\n".encode()
+    length = len(record) + 2
+    while len(b"%d" % length) + len(record) != length:
+        length += 1
+    return extended(kind, b"%d" % length + record)
+
+
+def packed(*blocks: bytes) -> io.BytesIO:
+    return io.BytesIO(gzip.compress(b"".join(blocks) + bytes(1024)))
+
+
+FILE = header(b"harmless", size=b"1") + data(b"x")
+BYTE_MADE: dict[str, tuple[bytes, str]] = {
+    "pax path": (pax("path", "../../escaped") + FILE, "leads out of the job's directory"),
+    "pax path, absolute": (pax("path", "/tmp/escaped") + FILE, "leads out of the job's directory"),
+    "pax path for all": (pax("path", "../../escaped", b"g") + FILE, "leads out of the job's directory"),
+    "pax link": (pax("linkpath", "../../escaped") + header(b"a", b"2", link=b"b"), "leads out of the job's directory"),
+    "pax link, absolute": (pax("linkpath", "/etc/passwd") + header(b"a", b"2", link=b"b"), "the link 'a' is absolute"),
+    "pax hard link": (pax("linkpath", "/etc/passwd") + header(b"a", b"1", link=b"b"), "leads out"),
+    "pax path with a NUL": (pax("path", "a\0b") + FILE, "NUL"),
+    "pax size": (pax("size", str(2**40)) + header(b"a"), "unpacks to more than 1048576 bytes"),
+    "pax sparse": (
+        pax("GNU.sparse.major", "0") + pax("GNU.sparse.size", str(2**40)) + pax("GNU.sparse.map", "0,1") + FILE,
+        "unpacks to more than 1048576 bytes",
+    ),
+    "gnu name": (extended(b"L", b"../" * 50 + b"escaped\0") + FILE, "leads out of the job's directory"),
+    "gnu link": (extended(b"K", b"../" * 50 + b"escaped\0") + header(b"a", b"2"), "leads out of the job's directory"),
+    "gnu sparse": (header(b"a", b"S", b"1"), "'a' is a sparse file"),
+    "ustar prefix": (
+        (lambda head: head[:345] + b"/tmp" + head[349:])(header(b"escaped")), "damaged"  # its checksum is wrong now
+    ),
+    "announced terabyte": (header(b"a", size=b"\x80" + (2**40).to_bytes(11, "big")), "unpacks to more than"),
+    "negative size": (header(b"a", size=b"\xff" * 12) + FILE, "the archive is damaged"),
+    "directory with content": (header(b"d/", b"5", size=b"1") + data(b"x"), ""),
+    "unknown kind": (header(b"a", b"Z"), "is neither a file, a directory nor a link"),
+    "volume label": (header(b"a", b"V"), "is neither a file, a directory nor a link"),
+    "backslashes": (header(b"..\\..\\escaped", size=b"1") + data(b"x"), ""),
+    "root by dots": (header(b"a/..", b"2", link=b"b"), "the archive's root is not a directory"),
+    "root as a hard link": (header(b".", b"1", link=b"harmless"), "the archive's root is not a directory"),
+}  # fmt: skip
+
+
+def test_the_maker_of_these_makes_good_archives(tmp_path: Path) -> None:
+    target = extract(packed(header(b"", b"5"), pax("path", "d/named by pax"), FILE), tmp_path)
+    assert (target / "d" / "named by pax").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("name", BYTE_MADE)
+def test_archives_made_byte_by_byte(tmp_path: Path, name: str) -> None:
+    """Refused for their reason; those without one are taken, and all stays inside."""
+    blocks, reason = BYTE_MADE[name]
+    target = tmp_path / "outer" / "target"
+    if reason:
+        with pytest.raises(Refused) as caught:
+            extract(packed(blocks), tmp_path)
+        assert reason in str(caught.value)
+    else:
+        extract(packed(blocks), tmp_path)
+    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(target)} == {tmp_path / "outer"}
+    assert not Path("/tmp/escaped").exists()
+    assert sum(path.lstat().st_blocks for path in target.rglob("*")) < 100
+
+
+def test_a_file_may_come_twice_and_the_last_one_stays(tmp_path: Path) -> None:
+    target = extract(archive(lambda t: (file(t, "a", b"first"), file(t, "./a", b"second"))), tmp_path)
+    assert (target / "a").read_bytes() == b"second"
+
+
+def test_a_hard_link_does_not_open_a_way_to_an_earlier_file_of_the_machine(tmp_path: Path) -> None:
+    """The file it names is one of this archive, also where another of that name was there before."""
+    target = tmp_path / "outer" / "target"
+    target.mkdir(parents=True)
+    (target / "before").write_text("not of this archive")
+    with pytest.raises(Refused, match="does not lead to a file of this archive"):
+        unpack(archive(lambda t: link(t, "a", "before", tarfile.LNKTYPE)), target, 2**20, 100)
+
+
+@pytest.mark.parametrize("mode", [0o7777, 0o000, 0o4755, 0o2666])
+def test_modes_are_tamed(tmp_path: Path, mode: int) -> None:
+    def make(tar: tarfile.TarFile) -> None:
+        tar.addfile(entry("d", tarfile.DIRTYPE, mode=mode))
+        file(tar, "d/f", mode=mode)
+
+    target = extract(archive(make), tmp_path)
+    assert (target / "d").stat().st_mode & 0o7777 == 0o755
+    assert (target / "d" / "f").stat().st_mode & 0o7777 == mode & 0o755 | 0o600
+
+
+NAMES = st.sampled_from(
+    [
+        "a",
+        "b",
+        "a/b",
+        "a/c",
+        "b/c",
+        "a/b/c",
+        "./a",
+        "a/../b",
+        "a//b",
+        "a/",
+        "a/..",
+        "",
+        ".",
+        "..",
+        "../x",
+        "b/../../x",
+        "/x",
+    ]
+)
+KINDS = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CONTTYPE])
+
+
+@settings(max_examples=400)
+@given(entries=st.lists(st.tuples(NAMES, KINDS, NAMES), min_size=1, max_size=6))
+def test_no_archive_at_all_reaches_outside(entries: list[tuple[str, bytes, str]]) -> None:
+    def make(tar: tarfile.TarFile) -> None:
+        for name, kind, to in entries:
+            if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+                link(tar, name, to, kind)
+            else:
+                size = 0 if kind == tarfile.DIRTYPE else 3
+                tar.addfile(entry(name, kind, size=size), io.BytesIO(b"new"))
+
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory, "target").resolve()
+        target.mkdir()
+        outside = target.parent / "x"
+        outside.write_text("outside")
+        # The latter three: what is there already is in the way.
+        with contextlib.suppress(Refused, IsADirectoryError, NotADirectoryError, FileExistsError):
+            unpack(archive(make), target, 1000, 100)
+        assert outside.read_text() == "outside"
+        assert set(target.parent.iterdir()) == {target, outside}
+        for path in target.rglob("*"):
+            if path.exists():
+                assert path.resolve().is_relative_to(target), f"{path} leads out"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no gzip", "empty", "no tar"])
