@@ -80,13 +80,9 @@ class Database:
         """All or nothing, durable when the block is left. Others wait their turn."""
         assert self._writer is not None
         async with self._lock:
-            await self._writer.execute("BEGIN IMMEDIATE")
-            try:
+            try:  # around the BEGIN too: a task that is cancelled there has begun all the same
+                await self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
-            except BaseException:
-                await self._writer.rollback()
-                raise
-            try:
                 await self._writer.commit()
             except BaseException:
                 await self._writer.rollback()

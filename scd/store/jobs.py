@@ -72,9 +72,9 @@ _LAST_ARCHIVE = """
     SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
         AND archive IS NOT NULL ORDER BY attempt DESC LIMIT 1"""
 _EVENTS = "SELECT * FROM events WHERE job_hash = :job_hash ORDER BY id"
-_BURY = """
+_BURY = f"""
     INSERT INTO tombstones (job_hash, user, state, reason, deleted)
-    SELECT job_hash, user, state, reason, :deleted FROM jobs WHERE job_hash = :job_hash"""
+    SELECT job_hash, user, state, reason, :deleted FROM jobs WHERE job_hash = :job_hash AND state IN ({_ENDED})"""
 _DELETE = f"DELETE FROM jobs WHERE job_hash = :job_hash AND state IN ({_ENDED}) RETURNING job_hash"
 
 

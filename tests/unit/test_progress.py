@@ -143,7 +143,17 @@ async def test_nodes_that_the_client_does_not_know_are_not_named() -> None:
     assert answer["syn0"] == {"status": "queued", "elapsed_time": "1:01:40"}
 
 
-@pytest.mark.parametrize(("text", "told"), [("a text", "a text"), ("3", "(3)"), ("null", "(null)"), ('"x"', '("x")')])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a text", "a text"),
+        ("3", "(3)"),
+        ("null", "(null)"),
+        ('"x"', '("x")'),
+        ("[1]", "([1])"),
+        ('{"a": 1}', '({"a": 1})'),
+    ],
+)
 async def test_a_text_that_looks_like_json_is_wrapped(text: str, told: str) -> None:
     """The client would read it as node entries, and crash."""
     assert plain(text) == told

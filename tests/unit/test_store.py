@@ -11,7 +11,7 @@ import pytest
 
 from scd.errors import BadRequest
 from scd.model import Attempt, Job, NodeKey, PlanNode
-from scd.states import JobState, NodeState
+from scd.states import JOB_TRANSITIONS, NODE_TRANSITIONS, JobState, NodeState
 from scd.store import Database, JobStore, UsageStore
 from scd.store.db import DatabaseError, migrations
 
@@ -70,8 +70,6 @@ async def test_a_job_comes_back_as_it_was(store: JobStore) -> None:
 @pytest.mark.parametrize("target", list(J))
 @pytest.mark.parametrize("source", [J.QUEUED, J.PREPARING, J.RUNNING, J.COMPLETED, J.CANCELED])
 async def test_only_allowed_changes_happen(store: JobStore, source: JobState, target: JobState) -> None:
-    from scd.states import JOB_TRANSITIONS
-
     async with store.database.transaction() as db:
         await store.add(db, job(state=source, ended=1.0 if source.ended else None))
         moved = await store.move(db, HASH, target, "because")
@@ -153,15 +151,130 @@ async def test_a_deleted_job_leaves_its_tombstone_alone(store: JobStore) -> None
 
 
 async def test_an_unfinished_job_is_not_deleted(store: JobStore) -> None:
-    async def delete() -> None:
-        async with store.database.transaction() as db:
-            if not await store.delete(db, HASH):
-                raise BadRequest  # as the handler does: the tombstone goes back with the rest
-
     await add(store)
-    with pytest.raises(BadRequest):
-        await delete()
-    assert await store.tombstone(HASH) is None
+    async with store.database.transaction() as db:
+        assert not await store.delete(db, HASH)
+        assert not await store.delete(db, "cd" * 16), "it was never a job"
+    assert await store.job(HASH) is not None
+    assert await store.tombstone(HASH) is None, "buried alive"
+
+
+async def test_a_delete_takes_all_that_hung_on_the_job(store: JobStore) -> None:
+    await add(store, "syn")
+    async with store.database.transaction() as db:
+        await store.add_attempt(db, attempt())
+        await store.move(db, HASH, J.FAILED)
+        assert await store.delete(db, HASH)
+        for table in ("jobs", "nodes", "attempts", "events"):
+            (row,) = await db.execute_fetchall(f"SELECT count(*) FROM {table}")
+            assert row[0] == 0, table
+
+
+@pytest.mark.parametrize("target", list(N))
+@pytest.mark.parametrize("source", list(N))
+async def test_only_allowed_changes_of_nodes_happen(store: JobStore, source: NodeState, target: NodeState) -> None:
+    await add(store)
+    async with store.database.transaction() as db:
+        planned = [PlanNode("syn", "0", 0, source, ())]
+        await store.set_plan(db, HASH, b"{}", planned, {planned[0].key: 1})
+        before = len(list(await db.execute_fetchall("SELECT id FROM events")))
+        moved = await store.move_node(db, HASH, planned[0].key, target, "because")
+        (node,) = await store.nodes(HASH, db)
+        after = len(list(await db.execute_fetchall("SELECT id FROM events")))
+    assert moved == (target in NODE_TRANSITIONS[source])
+    assert (node.state, node.reason) == ((target, "because") if moved else (source, ""))
+    assert after - before == moved, "an event for each change, and for nothing else"
+
+
+async def test_a_job_that_is_not_there_does_not_change(store: JobStore) -> None:
+    async with store.database.transaction() as db:
+        assert not await store.move(db, HASH, J.PREPARING)
+        assert not await store.move_node(db, HASH, NodeKey("syn", "0"), N.QUEUED)
+        assert not await store.ask_cancel(db, HASH, "x")
+        assert not await store.resume(db, HASH, "flow", "default", "d")
+
+
+async def test_a_cancel_is_asked_for_once_and_only_of_an_unfinished_job(store: JobStore) -> None:
+    await add(store)
+    async with store.database.transaction() as db:
+        assert await store.ask_cancel(db, HASH, "by its user")
+        assert not await store.ask_cancel(db, HASH, "again")
+        await store.move(db, HASH, J.CANCELED, "by its user")
+        assert not await store.ask_cancel(db, HASH, "too late")
+    found = await store.job(HASH)
+    assert found is not None
+    assert found.cancel_reason == "by its user"
+
+
+async def test_times_of_a_job(store: JobStore) -> None:
+    """The first preparation is the start, also of a job that is resumed later."""
+    async with store.database.transaction() as db:
+        await store.add(db, job())
+        await store.move(db, HASH, J.PREPARING)
+        (first,) = await db.execute_fetchall("SELECT started, ended FROM jobs")
+        await store.move(db, HASH, J.FAILED)
+        (ended,) = await db.execute_fetchall("SELECT ended FROM jobs")
+        await store.resume(db, HASH, "flow", "default", "d")
+        await store.move(db, HASH, J.PREPARING)
+    found = await store.job(HASH)
+    assert found is not None
+    assert abs(first["started"] - time.time()) < 60
+    assert first["ended"] is None
+    assert ended["ended"] >= first["started"]
+    assert (found.started, found.ended) == (first["started"], None)
+
+
+async def test_an_attempt_keeps_its_first_start_and_its_last_usage(store: JobStore) -> None:
+    await add(store, "syn")
+    async with store.database.transaction() as db:
+        await store.add_attempt(db, attempt())
+        await store.start_attempt(db, "a1", 100.0)
+        await store.start_attempt(db, "a1", 200.0)
+        await store.end_attempt(db, attempt(
+            started=300.0, ended=400.0, elapsed=250.0, state=N.ERROR, reason="it broke", exit_code=-9,
+            cpu_seconds=7.5, peak_bytes=2**33, read_bytes=1, written_bytes=2, archive="1.1.tar.gz",
+        ))  # fmt: skip
+    (found,) = await store.attempts(HASH)
+    assert found == attempt(
+        queued=found.queued, started=100.0, ended=400.0, elapsed=250.0, state=N.ERROR, reason="it broke",
+        exit_code=-9, cpu_seconds=7.5, peak_bytes=2**33, read_bytes=1, written_bytes=2, archive="1.1.tar.gz",
+    )  # fmt: skip
+
+
+async def test_the_newest_archive_of_a_node_is_served(store: JobStore) -> None:
+    await add(store, "syn")
+    key = NodeKey("syn", "0")
+    assert await store.archive(HASH, key) is None
+    async with store.database.transaction() as db:
+        for number, archive in [(1, "1.1.tar.gz"), (2, "1.2.tar.gz"), (3, None)]:
+            await store.add_attempt(db, attempt(f"a{number}", number=number))
+            await store.end_attempt(
+                db, attempt(f"a{number}", number=number, ended=1.0, elapsed=0.0, state=N.ERROR, archive=archive)
+            )
+    assert await store.archive(HASH, key) == "1.2.tar.gz"
+    assert await store.archive(HASH, NodeKey("", "")) is None
+
+
+async def test_a_job_is_found_by_the_begin_of_its_hash(store: JobStore) -> None:
+    hashes = ["ab" + "0" * 30, "ab" + "1" * 30, "ab" + "2" * 30, "cd" + "0" * 30]
+    async with store.database.transaction() as db:
+        for number, found in enumerate(hashes):
+            await store.add(db, job(found, created=float(number), user="bob" if number == 3 else "alice"))
+    assert await store.matching("cd") == [hashes[3]]
+    assert len(await store.matching("ab")) == 2, "two are enough to know that it is not unique"
+    for nothing in ("ef", "%", "_", "*", "ab%", "a?"):
+        assert await store.matching(nothing) == [], nothing
+    assert await store.known_hashes() == set(hashes)
+    assert [found.job_hash for found in await store.recent(None, 2)] == [hashes[3], hashes[2]]
+    assert [found.job_hash for found in await store.recent("alice", 9)] == [hashes[2], hashes[1], hashes[0]]
+
+
+async def test_unfinished_jobs_come_oldest_first(store: JobStore) -> None:
+    async with store.database.transaction() as db:
+        for number, state in enumerate([J.RUNNING, J.COMPLETED, J.QUEUED, J.REJECTED]):
+            created = 100.0 - number
+            await store.add(db, job(f"{number}" * 32, state=state, created=created, ended=1.0 if state.ended else None))
+    assert [found.job_hash[0] for found in await store.unfinished()] == ["2", "0"]
 
 
 async def test_a_resume_keeps_numbers_and_attempts(store: JobStore) -> None:
@@ -205,6 +318,48 @@ async def test_a_transaction_is_all_or_nothing(store: JobStore) -> None:
     assert await store.job(HASH) is None
 
 
+async def test_a_task_cancelled_while_it_waits_for_its_turn_blocks_nobody(store: JobStore) -> None:
+    """Its BEGIN may be under way in the database's thread already."""
+    async with store.database.transaction() as db:
+        pass
+    busy = asyncio.create_task(db.execute_fetchall(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT count(*) FROM n"
+    ))  # fmt: skip
+    waiting = asyncio.create_task(add(store))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await busy
+    assert await store.job(HASH) is None
+    await add(store)
+    assert await store.job(HASH) is not None
+
+
+async def test_another_process_that_writes_is_waited_for(store: JobStore, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "scd.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.create_task(add(store))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    other.execute("COMMIT")
+    other.close()
+    await asyncio.wait_for(waiting, 30)
+    assert await store.job(HASH) is not None
+
+
+async def test_reads_do_not_wait_for_a_write_and_do_not_see_it(store: JobStore) -> None:
+    async with store.database.transaction() as db:
+        await store.add(db, job())
+        assert await asyncio.wait_for(store.job(HASH), 30) is None
+    assert await store.job(HASH) is not None
+
+
+async def test_the_reading_connection_cannot_write(store: JobStore) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await store.database.read("DELETE FROM jobs")
+
+
 async def test_transactions_wait_for_each_other(store: JobStore) -> None:
     order: list[str] = []
 
@@ -226,12 +381,30 @@ async def test_transactions_wait_for_each_other(store: JobStore) -> None:
         "UPDATE jobs SET job_hash = 'x'",
         "UPDATE jobs SET state = 'completed'",
         "UPDATE jobs SET ended = 3",
-        'INSERT INTO nodes (job_hash, step, "index", n, state) VALUES (\'' + HASH + "', '', '0', 1, 'pending')",
+        "UPDATE jobs SET created = 'yesterday'",
+        "UPDATE jobs SET generation = 0",
+        "UPDATE jobs SET upload_bytes = -1",
+        "UPDATE jobs SET answered = 2",
+        "UPDATE jobs SET job_hash = upper(job_hash)",
+        "UPDATE nodes SET state = 'canceled'",
+        "UPDATE nodes SET cores = 0",
+        "UPDATE nodes SET attempt = -1",
+        "UPDATE attempts SET state = 'success'",
+        "UPDATE attempts SET ended = 1",
+        "UPDATE attempts SET state = 'running', ended = 1",
+        "UPDATE attempts SET elapsed = -1",
+        "UPDATE attempts SET cores = 0",
+        "INSERT INTO ledger (at, user, job_hash, core_seconds) VALUES (1, 'a', 'x', -1)",
+        "INSERT INTO ledger (at, user, job_hash, result_bytes) VALUES (1, 'a', 'x', 1.5)",
+        'INSERT INTO nodes (job_hash, step, "index", n, state) VALUES (\'' + HASH + "', '', '0', 7, 'pending')",
+        'INSERT INTO nodes (job_hash, step, "index", n, state) VALUES (\'' + HASH + "', 'b', '0', 1, 'pending')",
         'INSERT INTO nodes (job_hash, step, "index", n, state) VALUES (\'' + "cd" * 16 + "', 'a', '0', 1, 'pending')",
     ],
 )
 async def test_the_database_refuses_nonsense(store: JobStore, statement: str) -> None:
-    await add(store)
+    await add(store, "syn")
+    async with store.database.transaction() as db:
+        await store.add_attempt(db, attempt())
     with pytest.raises(sqlite3.IntegrityError):
         async with store.database.transaction() as db:
             await db.execute(statement)
@@ -259,6 +432,61 @@ async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scd.db").write_bytes(content)
     with pytest.raises(DatabaseError, match="Restore a backup"):
         await Database.open(tmp_path / "scd.db")
+
+
+async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "scd.db").write_bytes(b"not a database at all" * 1000)
+    with pytest.raises(DatabaseError, match=r"scd\.db: file is not a database\. Restore a backup of this file\.$"):
+        await Database.open(tmp_path / "scd.db")
+    with pytest.raises(DatabaseError, match="file is not a database"):
+        await Database.open_readonly(tmp_path / "scd.db")
+
+
+async def test_migrating_an_empty_file_gives_the_fresh_schema(tmp_path: Path) -> None:
+    (tmp_path / "scd.db").touch()
+    await (await Database.open(tmp_path / "scd.db")).close()
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+    migrated = sqlite3.connect(tmp_path / "scd.db")
+    fresh = sqlite3.connect(":memory:")
+    for _, script in migrations():
+        fresh.executescript(script.read_text())
+    assert migrated.execute(query).fetchall() == fresh.execute(query).fetchall()
+    assert [version for version, _ in migrations()] == list(range(1, len(migrations()) + 1)), "no version left out"
+    tables = [
+        row[0] for row in fresh.execute("SELECT name FROM pragma_table_list WHERE strict = 0 AND schema = 'main'")
+    ]
+    assert [name for name in tables if not name.startswith("sqlite_")] == [], "a table that is not STRICT"
+    migrated.close()
+    fresh.close()
+
+
+async def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """A table that is in the way, at the end of the script: nothing of what stands before it stays."""
+    with sqlite3.connect(tmp_path / "scd.db") as connection:
+        connection.execute("CREATE TABLE ledger (x)")
+    connection.close()
+    with pytest.raises(DatabaseError, match="table ledger already exists"):
+        await Database.open(tmp_path / "scd.db")
+    connection = sqlite3.connect(tmp_path / "scd.db")
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("ledger",)]
+    assert connection.execute("PRAGMA user_version").fetchone() == (0,)
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["a b.db", "100%.db", "what?.db", "#1.db", "ü.db"])
+async def test_a_file_name_is_no_url(tmp_path: Path, name: str) -> None:
+    await (await Database.open(tmp_path / name)).close()
+    reader = await Database.open_readonly(tmp_path / name)
+    assert await JobStore(reader).known_hashes() == set()
+    await reader.close()
+
+
+async def test_a_reader_of_another_schema_is_sent_away(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "scd.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(DatabaseError, match="has another schema than this version reads; start scd once to migrate it"):
+        await Database.open_readonly(tmp_path / "scd.db")
 
 
 async def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
