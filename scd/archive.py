@@ -68,9 +68,9 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, path: 
         else:
             content = tar.extractfile(member)
             assert content is not None
-            mode = 0o755 if member.mode & 0o100 else 0o644
-            with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb") as file:
+            with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
                 shutil.copyfileobj(content, file)
+                os.fchmod(file.fileno(), member.mode & 0o755 | 0o600)
             # SiliconCompiler looks at times to know whether a source has changed.
             os.utime(place, (member.mtime, member.mtime))
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError):
@@ -108,12 +108,12 @@ class _Guard:
         if any(step in self.links for step in (*_parents(path), path)):
             raise Refused(f"{member.name!r} leads over a link")
         if member.issym():
-            if member.linkname.startswith("/"):
-                raise Refused(f"the link {member.name!r} is absolute")
+            if not member.linkname or member.linkname.startswith("/"):
+                raise Refused(f"the link {member.name!r} is absolute or empty")
             self._check_link(path, _inside(os.path.join(os.path.dirname(path), member.linkname), member.name))
         elif member.islnk():
             source = _inside(member.linkname, member.name)
-            if source not in self.files:
+            if source not in self.files or source == path:
                 raise Refused(f"the hard link {member.name!r} does not lead to a file of this archive")
             member.linkname = source
         if not (member.issym() or member.isdir()):
@@ -122,6 +122,8 @@ class _Guard:
 
     def _count(self, member: tarfile.TarInfo) -> None:
         self.members_left -= 1
+        if member.size < 0:
+            raise Refused(f"{member.name!r} has an impossible size")
         self.bytes_left -= member.size
         if self.members_left < 0:
             raise Refused(f"the archive has more than {self.max_members} members")
@@ -232,12 +234,11 @@ def read_member(archive: IO[bytes], suffix: str) -> bytes | None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory that a job may have made hard to remove (no permissions on directories)."""
-
-    def unlock(function: Any, name: str, _: Any) -> None:
-        os.chmod(os.path.dirname(name), 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            os.chmod(name, 0o700)
-        function(name)
-
-    shutil.rmtree(path, onerror=unlock)
+    """Remove a directory, also one in which a job took the permissions from its own directories."""
+    os.chmod(path, 0o700)
+    for parent, directories, _ in os.walk(path):
+        for name in directories:
+            place = os.path.join(parent, name)
+            if not os.path.islink(place):
+                os.chmod(place, 0o700)
+    shutil.rmtree(path)

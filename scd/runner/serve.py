@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
@@ -191,7 +191,7 @@ class Runner:
         return False
 
     def _end(self, child: Child) -> None:
-        io = _io(child.pid)
+        io = _io(str(child.pid))
         _, status, usage = os.wait4(child.pid, 0)
         self._read_report(child)
         del self.children[child.pid]
@@ -201,17 +201,18 @@ class Runner:
             os.close(fd)
         self._kill_remains(child)
         outcome = _outcome(child.report, os.waitstatus_to_exitcode(status))
+        figures = _usage(usage, outcome.pop("io", io))
         order = child.order
         if order["op"] == "node" and not outcome.get("archived"):
             # It died before it could pack its results: another child does it for it.
-            outcome["usage"] = _usage(usage, io)
+            outcome["usage"] = figures
             self._fork(
                 {**order, "op": "wreck", "outcome": outcome}, child.fds, lambda _: self._salvage(order, child.fds[0])
             )
             return
         for fd in child.fds:
             os.close(fd)
-        self._report(order, outcome, _usage(usage, io))
+        self._report(order, outcome, figures)
 
     def _report(self, order: Message, outcome: Message, usage: Message) -> None:
         match order["op"]:
@@ -261,6 +262,7 @@ def _child(order: Message, result: int, work: Work) -> None:
             outcome = {"state": "error", "reason": f"the runner failed: {type(error).__name__}: {error}"}
         sys.stdout.flush()
         sys.stderr.flush()
+        outcome["io"] = _io("self")  # another process may only ask for this as root, once we are a zombie
         _write_all(result, json.dumps(outcome).encode())
         os._exit(0)
     finally:
@@ -287,7 +289,7 @@ def _outcome(report: bytes, code: int) -> Message:
     return {"state": "error", "reason": reason, "exit_code": code}
 
 
-def _usage(usage: Any, io: tuple[int, int]) -> Message:
+def _usage(usage: Any, io: Sequence[int]) -> Message:
     return {
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * 1024,
@@ -296,10 +298,10 @@ def _usage(usage: Any, io: tuple[int, int]) -> Message:
     }
 
 
-def _io(pid: int) -> tuple[int, int]:
-    """Bytes read and written by a process and its children that it waited for. A zombie still tells."""
+def _io(process: str) -> Sequence[int]:
+    """Bytes read and written by a process and of its children that it waited for."""
     try:
-        with open(f"/proc/{pid}/io") as file:
+        with open(f"/proc/{process}/io") as file:
             fields = dict(line.split(": ") for line in file.read().splitlines())
         return int(fields["rchar"]), int(fields["wchar"])
     except (OSError, KeyError):

@@ -56,6 +56,14 @@ def gone(pids: set[int], timeout: float = 10) -> bool:
     return not any(map(is_alive, pids))
 
 
+def descriptors(pid: int) -> list[str]:
+    """What the descriptors of a process lead to; nothing for one that has just ended."""
+    try:
+        return [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return []
+
+
 def test_each_process_has_a_session_of_its_own(new_daemon: NewDaemon) -> None:
     daemon = new_daemon()
     job_hash = running(daemon, "sleep 60")
@@ -70,11 +78,7 @@ def test_a_node_has_no_descriptor_of_the_daemon_or_of_another_job(new_daemon: Ne
     job_hash = running(daemon, "sleep 60")
     for kind in ("shim", "runner", "started"):
         for pid in tree(daemon.pid_of(job_hash, kind)):
-            for fd in Path(f"/proc/{pid}/fd").iterdir():
-                try:
-                    target = os.readlink(fd)
-                except OSError:
-                    continue
+            for target in descriptors(pid):
                 assert "scd.db" not in target, f"{kind} holds the database"
                 assert "scd.log" not in target, f"{kind} holds the daemon's log"
     listening = (
