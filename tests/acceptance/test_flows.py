@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..harness import RUNTIME, Daemon, Json, run_client
+from ..harness import RUNTIME, Daemon, Json, run_client, run_locally
 
 OLDEST = os.environ.get("SCD_TEST_OLDEST", "")
 # The client's own note of where the job runs; a local run has none.
@@ -43,10 +43,11 @@ def files(directory: Path) -> set[str]:
 def compare(tmp_path: Path, daemon: Daemon, flow: str, options: tuple[str, ...], python: str = RUNTIME) -> Json:
     """Run remotely and locally; the remote report."""
     remote = run_client(tmp_path / "remote", flow, daemon, *options, python=python)
-    local = run_client(tmp_path / "local", flow, None, *options, python=python)
+    local = run_locally(tmp_path / "local", flow, *options, python=python)
     assert remote["error"] == "", f"the client raised: {remote['error']}\n{remote['log']}"
     assert remote["statuses"] == local["statuses"], f"other statuses than a local run:\n{remote['log']}"
-    assert files(tmp_path / "remote") - ONLY_REMOTE == files(tmp_path / "local"), "other files than a local run"
+    here = Path(local["directory"])
+    assert files(tmp_path / "remote") - ONLY_REMOTE == files(here), "other files than a local run"
     return remote
 
 
