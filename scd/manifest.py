@@ -66,7 +66,7 @@ def decode(raw: bytes | msgspec.Raw) -> Manifest:
     """
     try:
         cfg = msgspec.json.decode(raw, type=_Cfg)
-        flow = _text(cfg.option.flow, "option,flow")
+        flow = check_name(_text(cfg.option.flow, "option,flow"), "flow")
         if flow not in cfg.flowgraph or flow in _NOT_NODES:
             raise BadRequest(f"The manifest selects the flow {flow!r} but does not hold it.")
         steps = msgspec.json.decode(cfg.flowgraph[flow], type=dict[str, msgspec.Raw])

@@ -33,8 +33,13 @@ class Journal:
         """Stamped, on the disk when this returns. ``mono`` counts seconds since ``boot``."""
         record = {"type": kind, "at": time.time(), "mono": time.monotonic(), "boot": self._boot, **fields}
         data = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-        while data:
-            data = data[os.write(self._fd, data) :]
+        size = os.fstat(self._fd).st_size
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:  # the disk is full: a torn line would spoil the next one
+            os.ftruncate(self._fd, size)
+            raise
         os.fsync(self._fd)
 
 

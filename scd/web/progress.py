@@ -5,6 +5,7 @@ change at once and asks seldom. The client shows a job's last node states, and t
 job reads ``running``; so before the final status it gets each of them once that way.
 """
 
+import json
 import time
 
 import msgspec
@@ -99,7 +100,7 @@ def ended(state: JobState, reason: str) -> Answer:
 def plain(text: str) -> str:
     """A text that is not JSON by chance: the client would try to read it as node entries."""
     try:
-        msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+        json.loads(text)  # as the client does, which takes NaN for JSON too
+    except (ValueError, RecursionError):
         return text
     return f"({text})"

@@ -149,6 +149,7 @@ async def test_nodes_that_the_client_does_not_know_are_not_named() -> None:
         ("a text", "a text"),
         ("3", "(3)"),
         ("null", "(null)"),
+        ("NaN", "(NaN)"),
         ('"x"', '("x")'),
         ("[1]", "([1])"),
         ('{"a": 1}', '({"a": 1})'),
