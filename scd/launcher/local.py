@@ -12,7 +12,8 @@ from ..config import Config
 from ..errors import ScdError
 from ..runtimes import BOOT, Runtimes
 from ..spool import JobDirectory
-from .shim import SOCKET, SPEC
+from .entrance import SOCKET
+from .shim import SPEC
 
 _START_DEADLINE = 30.0
 _LINE_LIMIT = 2**20

@@ -14,14 +14,12 @@ its attempt's name; a name that was once accepted is never run again.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import selectors
 import shutil
 import signal
 import socket
-import struct
 import sys
 import tempfile
 import time
@@ -31,15 +29,13 @@ from typing import Any
 from ..channel import ChannelBroken, Message
 from ..procfs import alive, become_subreaper, identify, kill_all, tree
 from .attempts import Attempt, Leftovers
+from .entrance import SOCKET, accept, listen, take_lock
 from .journal import Journal, read
 from .results import discard, open_archive, publish
 from .runner import RunnerProcess
 
-SOCKET = "shim.sock"
 SPEC = "shim.json"
 _MAX_ORDER = 64 * 2**20
-_DAEMON_PATIENCE = 10.0
-_LOCK_PATIENCE = 10.0
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
@@ -59,11 +55,11 @@ class Shim:
         self.runner: RunnerProcess | None = None
         self.replies: dict[str, tuple[socket.socket, str | None]] = {}
         self.closing = False
-        self.lock = _take_lock(control)
+        self.lock = take_lock(control)
         self.journal = Journal(control)
         # Short, for sockets: their paths may only have 108 bytes, and the job's directory lies deep.
         self.temporary = tempfile.mkdtemp(prefix="scd-")
-        self.listener = _listen(control)
+        self.listener = listen(control)
         self.selector.register(self.listener, selectors.EVENT_READ)
 
     def run(self) -> None:
@@ -116,14 +112,9 @@ class Shim:
     # -- the daemon's side
 
     def _accept(self) -> None:
-        connection, _ = self.listener.accept()
-        _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in (0, os.geteuid(), self.spec["daemon_uid"]):
-            connection.close()
-            return
-        connection.settimeout(_DAEMON_PATIENCE)
-        self.daemons[connection] = bytearray()
-        self.selector.register(connection, selectors.EVENT_READ)
+        if (connection := accept(self.listener, self.spec["daemon_uid"])) is not None:
+            self.daemons[connection] = bytearray()
+            self.selector.register(connection, selectors.EVENT_READ)
 
     def _hear_daemon(self, connection: socket.socket) -> None:
         buffer = self.daemons[connection]
@@ -332,34 +323,6 @@ class Shim:
 def _is_ours(pid: int) -> bool:
     """Whether a pid that the runner named is this job's at all."""
     return pid in tree(os.getpid())
-
-
-def _take_lock(control: Path) -> int:
-    """One shim a job. The one before may still be about to end."""
-    lock = os.open(control / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + _LOCK_PATIENCE
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return lock
-
-
-def _listen(control: Path) -> socket.socket:
-    """Bound below the directory's descriptor, since a socket's path may only have 108 bytes."""
-    directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(control / SOCKET)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
-    os.close(directory)
-    os.chmod(control / SOCKET, 0o600)
-    listener.listen(8)
-    return listener
 
 
 def main() -> None:

@@ -9,28 +9,23 @@ gone.
 import contextlib
 import gc
 import importlib
-import json
-import multiprocessing.util
 import os
 import selectors
 import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
 from ..procfs import become_subreaper, kill_all, tree
 from . import node as node_
+from .child import MARK, Work, environment_of, figures_of, io_of, live, outcome_of, own_children, session_of, write_all
 from .job import Settings, load
 from .prepare import Rejected, prepare
 
-_MARK = "SCD_ATTEMPT"
 _REPLY_LIMIT = 2**18
 _PREPARED = b"\n"  # what prepare reports before its outcome, once the manifest can be loaded
-
-Work = Callable[[int], Message]  # in the child, with the descriptor it reports to
 
 
 class Child:
@@ -97,9 +92,9 @@ class Runner:
         """Load the project before the first node, so that every node inherits it."""
         if self.project is None:
             _import_more()
-            before = _children()
+            before = own_children()
             self.project = load(self.settings)
-            self.helper |= _children() - before
+            self.helper |= own_children() - before
             gc.collect()
             gc.freeze()
 
@@ -114,7 +109,7 @@ class Runner:
                 contextlib.ExitStack() as stack,
             ):
                 source = stack.enter_context(open(upload, "rb", closefd=False)) if upload is not None else None
-                plan = prepare(self.settings, cfg, target, source, lambda: _write_all(result, _PREPARED))
+                plan = prepare(self.settings, cfg, target, source, lambda: write_all(result, _PREPARED))
         except Rejected as refusal:
             return {"state": "error", "reason": str(refusal), "refused": True}
         return {"state": "success", "plan": plan, "archived": True, "exit_code": 0}
@@ -149,7 +144,7 @@ class Runner:
         pid = os.fork()
         if pid == 0:
             self._close_inherited(read)
-            _child(order, write, work)
+            live(order, write, work)
         os.close(write)
         os.set_blocking(read, False)
         child = Child(order, pid, os.pidfd_open(pid), read, fds)
@@ -191,7 +186,7 @@ class Runner:
         return False
 
     def _end(self, child: Child) -> None:
-        io = _io(str(child.pid))
+        io = io_of(str(child.pid))
         _, status, usage = os.wait4(child.pid, 0)
         self._read_report(child)
         del self.children[child.pid]
@@ -200,8 +195,8 @@ class Runner:
                 self.selector.unregister(fd)
             os.close(fd)
         self._kill_remains(child)
-        outcome = _outcome(child.report, os.waitstatus_to_exitcode(status))
-        figures = _usage(usage, outcome.pop("io", io))
+        outcome = outcome_of(child.report, os.waitstatus_to_exitcode(status))
+        figures = figures_of(usage, outcome.pop("io", io))
         order = child.order
         if order["op"] == "node" and not outcome.get("archived"):
             # It died before it could pack its results: another child does it for it.
@@ -228,9 +223,9 @@ class Runner:
 
     def _kill_remains(self, child: Child) -> None:
         """What a node started does not outlive it. Its orphans are now this process's children."""
-        mark = f"{_MARK}={child.order.get('name', '')}".encode()
-        for pid in _children() - set(self.children) - self.helper:
-            if _session(pid) == child.pid or mark in _environment(pid):
+        mark = f"{MARK}={child.order.get('name', '')}".encode()
+        for pid in own_children() - set(self.children) - self.helper:
+            if session_of(pid) == child.pid or mark in environment_of(pid):
                 kill_all(tree(pid))
         kill_all(tree(child.pid) - {child.pid})
         self._reap_orphans()
@@ -239,90 +234,9 @@ class Runner:
         """At once: SiliconCompiler waits for a tool's processes to vanish, and a zombie has not."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.death, 2**12)
-        for pid in _children() - set(self.children) - self.helper:
+        for pid in own_children() - set(self.children) - self.helper:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-
-
-def _child(order: Message, result: int, work: Work) -> None:
-    """The life of a forked child: it never returns."""
-    try:
-        gc.enable()
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.setsid()
-        # As multiprocessing does in its own children: each gets a connection of its own to SiliconCompiler's manager.
-        multiprocessing.util._run_after_forkers()  # type: ignore[attr-defined]
-        os.environ[_MARK] = order.get("name", "")
-        try:
-            outcome = work(result)
-        except Exception as error:
-            traceback.print_exc()
-            outcome = {"state": "error", "reason": f"the runner failed: {type(error).__name__}: {error}"}
-        sys.stdout.flush()
-        sys.stderr.flush()
-        outcome["io"] = _io("self")  # another process may only ask for this as root, once we are a zombie
-        _write_all(result, json.dumps(outcome).encode())
-        os._exit(0)
-    finally:
-        os._exit(70)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _outcome(report: bytes, code: int) -> Message:
-    """What the child said, or what its death says."""
-    with contextlib.suppress(ValueError):
-        outcome = json.loads(report)
-        if isinstance(outcome, dict):
-            return outcome
-    if code == -signal.SIGKILL:
-        reason = "killed by SIGKILL (the kernel does this when memory runs out)"
-    elif code < 0:
-        reason = f"killed by {signal.Signals(-code).name}"
-    else:
-        reason = f"ended with exit code {code} and without a result"
-    return {"state": "error", "reason": reason, "exit_code": code}
-
-
-def _usage(usage: Any, io: Sequence[int]) -> Message:
-    return {
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_bytes": usage.ru_maxrss * 1024,
-        "read_bytes": io[0],
-        "written_bytes": io[1],
-    }
-
-
-def _io(process: str) -> Sequence[int]:
-    """Bytes read and written by a process and of its children that it waited for."""
-    try:
-        with open(f"/proc/{process}/io") as file:
-            fields = dict(line.split(": ") for line in file.read().splitlines())
-        return int(fields["rchar"]), int(fields["wchar"])
-    except (OSError, KeyError):
-        return 0, 0
-
-
-def _children() -> set[int]:
-    with open(f"/proc/self/task/{os.getpid()}/children") as file:
-        return {int(pid) for pid in file.read().split()}
-
-
-def _session(pid: int) -> int:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        return os.getsid(pid)
-    return -1
-
-
-def _environment(pid: int) -> list[bytes]:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-        return file.read().split(b"\0")
-    return []
 
 
 def main() -> None:
