@@ -57,10 +57,10 @@ class Intake:
         self, user: str, fingerprint: str, manifest: Manifest, raw: bytes | msgspec.Raw, upload: AsyncIterator[bytes]
     ) -> str:
         """Take the upload, make it last, and queue the job. Leaves nothing behind if it fails."""
+        staged = await asyncio.to_thread(self._spool.stage)
         arrived: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         arrived.add_done_callback(lambda future: future.cancelled() or future.exception())
         first = self._in_flight.setdefault((user, fingerprint), arrived) is arrived
-        staged = await asyncio.to_thread(self._spool.stage)
         job_hash = secrets.token_hex(16)
         try:
             size = await self._receive(staged, upload)

@@ -76,6 +76,7 @@ class Scheduler:
                 log.error("the scheduler's turn failed, nothing of it was kept: %s", error)
                 await asyncio.sleep(_RETRY_DELAY)
                 await self.load()
+                await self.resubmit()
                 continue
             timeout = None if self._deadline is None else max(0.05, self._deadline - time.monotonic())
             try:
@@ -98,7 +99,7 @@ class Scheduler:
         return list(self._live.values())
 
     async def resubmit(self) -> None:
-        """After a restart: order every live attempt again by its name. One that was started is found, not run twice."""
+        """Order every live attempt again by its name. One that was started is found, not run twice."""
         for live in self._live.values():
             for attempt in live.attempts.values():
                 await self._executor.submit(live.spec(attempt))
