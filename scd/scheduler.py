@@ -67,16 +67,20 @@ class Scheduler:
         self._wakeup.set()
 
     async def run(self) -> None:
+        failed = False
         while True:
             self._wakeup.clear()
             try:
+                if failed:
+                    await self.load()
+                    await self.resubmit()
                 async with self._turn_lock:
                     await self._turn()
+                failed = False
             except (sqlite3.Error, OSError, ScdError) as error:
                 log.error("the scheduler's turn failed, nothing of it was kept: %s", error)
+                failed = True
                 await asyncio.sleep(_RETRY_DELAY)
-                await self.load()
-                await self.resubmit()
                 continue
             timeout = None if self._deadline is None else max(0.05, self._deadline - time.monotonic())
             try:

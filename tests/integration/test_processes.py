@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -350,3 +351,19 @@ def test_root_without_an_account_to_become_is_refused(tmp_path: Path) -> None:
     daemon.file.write_text(daemon.file.read_text().replace('user = "root"', 'user = "no-such-account"'))
     with pytest.raises(RuntimeError, match="there is no account 'no-such-account' to become"):
         daemon.start()
+
+
+def test_a_database_that_cannot_be_written_for_a_while_loses_nothing(new_daemon: NewDaemon) -> None:
+    """Another writer holds it for longer than scd waits: the turn fails, and is done again."""
+    daemon = new_daemon()
+    job_hash = running(daemon, "sleep 1")
+    busy = sqlite3.connect(daemon.state / "scd.db", isolation_level=None)
+    busy.execute("BEGIN IMMEDIATE")
+    deadline = time.monotonic() + 30
+    while "nothing of it was kept" not in daemon.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    busy.execute("ROLLBACK")
+    busy.close()
+    assert "the scheduler's turn failed, nothing of it was kept" in daemon.log.read_text()
+    assert daemon.wait(job_hash)["status"] == "completed"
+    assert {row["attempt"] for row in attempts(daemon, job_hash).values()} == {1}
