@@ -1,7 +1,9 @@
 """The SiliconCompiler Pythons that are configured: what they have, and which manifest fits which."""
 
 import asyncio
+import os
 import re
+import signal
 from pathlib import Path
 
 import msgspec
@@ -32,8 +34,14 @@ class Runtimes:
     @classmethod
     async def probe(cls, config: Config) -> "Runtimes":
         """Ask each configured Python. Raises ConfigError naming the one that has no SiliconCompiler."""
-        versions = await asyncio.gather(*(_probe(runtime) for runtime in config.runtime))
-        return cls({runtime.name: (runtime, own) for runtime, own in zip(config.runtime, versions, strict=True)})
+        # All have ended after this: the failure of one leaves none of the others behind.
+        answers = await asyncio.gather(*(_probe(runtime) for runtime in config.runtime), return_exceptions=True)
+        found = {}
+        for runtime, answer in zip(config.runtime, answers, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            found[runtime.name] = (runtime, answer)
+        return cls(found)
 
     @property
     def newest(self) -> Versions:
@@ -69,12 +77,16 @@ async def _probe(runtime: Runtime) -> Versions:
     process = await asyncio.create_subprocess_exec(
         runtime.python, "-I", str(BOOT), "scd.runner.probe",
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )  # fmt: skip
     try:
         out, err = await asyncio.wait_for(process.communicate(), _PROBE_DEADLINE)
     except TimeoutError:
-        process.kill()
         raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer") from None
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.communicate()
     try:
         return msgspec.json.decode(out.splitlines()[-1] if out.strip() else b"", type=Versions)
     except msgspec.DecodeError:

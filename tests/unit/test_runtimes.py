@@ -1,5 +1,7 @@
 """Which configured SiliconCompiler takes which manifest. Probed are real programs."""
 
+import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -96,3 +98,26 @@ async def test_a_python_without_siliconcompiler_is_named(tmp_path: Path, script:
         "or name another Python under [[runtime]]"
     )
     assert caught.value.exit_code == 78
+
+
+@pytest.mark.anyio
+async def test_a_failing_runtime_leaves_no_other_probe_behind(tmp_path: Path) -> None:
+    slow = program(tmp_path / "slow", f"""sleep 1; touch {tmp_path}/ended; echo '{{"sc": "1", "sc_schema": "1"}}'""")
+    failing = program(tmp_path / "failing", "exit 1")
+    with pytest.raises(ConfigError):
+        await Runtimes.probe(Config(runtime=(Runtime(python=slow, name="slow"), Runtime(python=failing, name="site"))))
+    assert (tmp_path / "ended").exists(), "the slow one was still running when the failure was told"
+
+
+@pytest.mark.anyio
+async def test_a_probe_that_is_given_up_is_killed(tmp_path: Path) -> None:
+    """With what it started: SIGTERM while scd starts."""
+    os.mkfifo(tmp_path / "alive")
+    python = program(tmp_path / "python", f"sleep 60 >{tmp_path}/alive & sleep 60")
+    probe = asyncio.create_task(Runtimes.probe(Config(runtime=(Runtime(python=python),))))
+    with await asyncio.to_thread(open, tmp_path / "alive") as alive:
+        probe.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await probe
+        rest = asyncio.to_thread(alive.read)
+        assert await asyncio.wait_for(rest, 10) == "", "what the probe started is still running"
