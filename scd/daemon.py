@@ -3,42 +3,38 @@
 import argparse
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import pwd
 import signal
-import socket
 import sys
 from pathlib import Path
-from types import FrameType
-
-import uvicorn
 
 from . import __version__
 from .auth import Passwords
 from .board import Board
-from .config import Config, load, render, split_address
-from .errors import ConfigError, ScdError, StateLocked
+from .config import Config, load, render
+from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .intake import Intake
+from .janitor import Janitor
 from .launcher.local import Launcher
+from .lock import locked
 from .observe import set_up
 from .recovery import recover
 from .runtimes import Runtimes
 from .scheduler import Scheduler
 from .spool import Spool
 from .store import Database, JobStore, UsageStore
-from .systemd import listen_fds, notify
+from .systemd import listen_fds
 from .web.api import Services
 from .web.app import build
 from .web.progress import Progress
+from .web.server import Server, bind
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 2048
-_KEEP_ALIVE = 15
-_STOP_DEADLINE = 10
+_CANCEL_DEADLINE = 10.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,121 +105,60 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
             raise ConfigError(f"{directory} cannot be made: {error.strerror}") from None
 
 
-def lock_state(config: Config) -> int:
-    """Hold the state directory for this process alone. Raises StateLocked, naming the other."""
-    try:
-        fd = os.open(os.path.join(config.paths.state, "scd.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"{config.paths.state} cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        other = os.pread(fd, 32, 0).decode().strip()
-        raise StateLocked(f"{config.paths.state} is in use by another scd (pid {other}).") from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-    return fd
-
-
 async def serve(config: Config, account: str) -> None:
-    """Run until SIGTERM. Jobs that run then go on without the daemon."""
-    lock_state(config)
-    runtimes = await Runtimes.probe(config)
-    spool = Spool(Path(config.paths.spool))
-    await asyncio.to_thread(spool.create)
-    database = await Database.open(config.database)
+    """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
     async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(database.close)
+        stack.enter_context(locked(config))
+        runtimes = await Runtimes.probe(config)
+        spool = Spool(Path(config.paths.spool))
+        await asyncio.to_thread(spool.create)
+        database = await stack.enter_async_context(await Database.open(config.database))
         store, board = JobStore(database), Board()
         scheduler = Scheduler(config, store, board)
         executor = LocalExecutor(spool, Launcher(config, runtimes), scheduler.wake)
         scheduler.use(executor)
         stack.push_async_callback(executor.close)
+        janitor = Janitor(config, store, spool, board)
         progress = Progress(board)
+        limit, floor = config.server.max_upload, config.paths.min_free
         services = Services(
             config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
             board=board, runtimes=runtimes, auth=Passwords(config.users, required=config.auth_required),
-            intake=Intake(spool, store, scheduler, runtimes, config.server.max_upload), progress=progress,
-            terms=config.terms, draining=lambda: config.server.drain,
+            intake=Intake(spool, store, scheduler, runtimes, limit, floor), janitor=janitor, progress=progress,
+            terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
         )  # fmt: skip
+
+        async def last_duty() -> None:
+            if config.local.on_stop == "cancel":
+                await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
+
+        banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
+        server = Server(build(services), progress, banner, last_duty)
         await recover(scheduler, store, spool)
+        await executor.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
-        loop = asyncio.create_task(scheduler.run())
-        loop.add_done_callback(_scheduler_ended)
-        sockets = listen_fds() or bind(config)
-        server = Server(
-            uvicorn.Config(
-                build(services), http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-                server_header=False, proxy_headers=False, backlog=_BACKLOG, timeout_keep_alive=_KEEP_ALIVE,
-                timeout_graceful_shutdown=_STOP_DEADLINE,
-            ),
-            progress, f"listening on {', '.join(config.server.listen)} as {account}",
-        )  # fmt: skip
-        await server.serve(sockets)
-        loop.cancel()
-        log.info("stopped; jobs that run go on")
+        for duty in (scheduler.run(), janitor.run()):
+            task = asyncio.create_task(duty)
+            task.add_done_callback(_duty_ended)
+            stack.push_async_callback(_end, task)
+        await server.serve(listen_fds() or bind(config))
+        log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
 
 
-class Server(uvicorn.Server):
-    """uvicorn, telling the service manager when it listens, and letting held polls go when it stops."""
-
-    def __init__(self, config: uvicorn.Config, progress: Progress, banner: str):
-        super().__init__(config)
-        self._progress = progress
-        self._banner = banner
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        log.info("scd %s %s", __version__, self._banner)
-        notify("READY=1")
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """The first signal answers what is in flight, the second does not wait for it."""
-        if self.should_exit:
-            self.force_exit = True
-        self.should_exit = True
-        self._progress.stop()
-        notify("STOPPING=1")
-
-
-def bind(config: Config) -> list[socket.socket]:
-    """The listening sockets of the configuration. Raises ConfigError for one that cannot be had."""
-    sockets = []
-    for address in config.server.listen:
-        try:
-            sockets.append(_bind_unix(address[5:]) if address.startswith("unix:") else _bind_tcp(address))
-        except OSError as error:
-            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
-    return sockets
-
-
-def _bind_tcp(address: str) -> socket.socket:
-    host, port = split_address(address)
-    (family, *_, target), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(target)
-    return listener
-
-
-def _bind_unix(path: str) -> socket.socket:
-    """Only after the state directory is locked: a socket found there is a dead daemon's."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o600)
-    return listener
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
 
 
 def _explain_hangup() -> None:
     log.warning("SIGHUP: the configuration is read at start only. Restart scd; jobs that run are not touched")
 
 
-def _scheduler_ended(task: asyncio.Task[None]) -> None:
-    """A daemon whose scheduler is gone must not look alive."""
+def _duty_ended(task: asyncio.Task[None]) -> None:
+    """A daemon whose scheduler or janitor is gone must not look alive."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("the scheduler failed: %r", error, exc_info=error)
+        log.critical("scd cannot go on: %r", error, exc_info=error)
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -91,5 +91,9 @@ class DiskFull(ScdError):
     http_status = 507
 
 
+class DatabaseError(ScdError):
+    """The database cannot be used."""
+
+
 class StateLocked(ScdError):
     """Another scd uses this state directory."""

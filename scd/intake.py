@@ -1,16 +1,18 @@
 """A submission on its way to the disk and into the database."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from typing import IO
 
 import msgspec
 
-from .errors import BadRequest, NotOwner, TooLarge, UnknownJob
+from .errors import BadRequest, DiskFull, NotOwner, TooLarge, UnknownJob
 from .manifest import Manifest
 from .model import Job
 from .runtimes import Runtimes
@@ -33,12 +35,15 @@ def digest(user: str, resumed: str | None, manifest: bytes | msgspec.Raw) -> str
 
 
 class Intake:
-    def __init__(self, spool: Spool, store: JobStore, scheduler: Scheduler, runtimes: Runtimes, max_upload: int):
+    def __init__(
+        self, spool: Spool, store: JobStore, scheduler: Scheduler, runtimes: Runtimes, max_upload: int, min_free: int
+    ):
         self._spool = spool
         self._store = store
         self._scheduler = scheduler
         self._runtimes = runtimes
         self._max_upload = max_upload
+        self._min_free = min_free
         self._in_flight: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     async def retried(self, user: str, fingerprint: str) -> str:
@@ -69,10 +74,12 @@ class Intake:
             await asyncio.to_thread(staged.manifest(1).write_bytes, raw)
             await asyncio.to_thread(self._spool.commit, staged, job_hash)
             try:
-                await self._insert(self._job(job_hash, user, fingerprint, manifest, size))
+                job = self._job(job_hash, user, fingerprint, manifest, size)
+                await self._store.database.write(lambda db: self._store.add(db, job))
             except BaseException:
                 await asyncio.to_thread(self._spool.remove, job_hash)
                 raise
+            await asyncio.to_thread(self._spool.acknowledge, job_hash)
             await self._scheduler.admit(job_hash)
             arrived.set_result(job_hash)
         except BaseException as error:
@@ -106,21 +113,31 @@ class Intake:
         runtime = self._runtimes.choose(manifest.schema_version)
         if runtime is None:
             raise BadRequest(self._runtimes.refusal(manifest.schema_version))
-        await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, bytes(raw))
-        async with self._store.database.transaction() as db:
-            if not await self._store.resume(db, job_hash, manifest.flow, runtime, fingerprint):
-                raise BadRequest(f"Job {job_hash} was resumed by another request.")
+        try:
+            await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, bytes(raw))
+        except FileNotFoundError:
+            raise BadRequest(f"The files of job {job_hash} are gone. Submit it again with clean set.") from None
+        flow = manifest.flow
+        if not await self._store.database.write(
+            lambda db: self._store.resume(db, job_hash, flow, runtime, fingerprint)
+        ):
+            raise BadRequest(f"Job {job_hash} was resumed by another request.")
         await self._scheduler.admit(job_hash)
         return job_hash
 
     async def answered(self, job_hash: str) -> None:
         """The client has its answer: an equal request is no retry any more."""
-        async with self._store.database.transaction() as db:
-            await self._store.answered(db, job_hash)
+        with contextlib.suppress(sqlite3.Error):  # the job is kept, and that is what the answer says
+            await self._store.database.write(lambda db: self._store.answered(db, job_hash))
 
-    async def _insert(self, job: Job) -> None:
-        async with self._store.database.transaction() as db:
-            await self._store.add(db, job)
+    def check_space(self, announced: int) -> None:
+        """Refuse early what would leave less than ``paths.min_free``. Blocks. Raises DiskFull."""
+        free = self._spool.free()
+        if free - announced < self._min_free:
+            raise DiskFull(
+                f"The server's disk has {format_size(free)} left, and {format_size(self._min_free)} of it stay free. "
+                "Nothing was taken; try again when jobs have been deleted, or tell the administrator."
+            )
 
     def _job(self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, size: int) -> Job:
         """Queued, or rejected at once where no runtime takes its manifest: the client shows that reason."""

@@ -26,6 +26,7 @@ class LiveJob:
         self.nodes: dict[NodeKey, Node] = {node.key: node for node in nodes}
         attempts = list(attempts)
         self.attempts: dict[str, Attempt] = {attempt.name: attempt for attempt in attempts if attempt.ended is None}
+        self.preparations = max((attempt.attempt for attempt in attempts if attempt.key == PREPARE), default=0)
         self.elapsed: dict[NodeKey, float] = {
             attempt.key: attempt.elapsed for attempt in attempts if attempt.elapsed is not None
         }
@@ -69,6 +70,17 @@ class LiveJob:
         self.job = msgspec.structs.replace(self.job, state=state, reason=reason)
         self.changed()
 
+    def retry(self, key: NodeKey) -> None:
+        """A node whose attempt was lost is pending again."""
+        node = self.nodes[key]
+        self.nodes[key] = msgspec.structs.replace(node, state=NodeState.PENDING, retries=node.retries + 1)
+        self.changed()
+
+    def retry_job(self, reason: str) -> None:
+        """A job whose preparation was lost is queued again."""
+        self.job = msgspec.structs.replace(self.job, state=JobState.QUEUED, reason=reason, retries=self.job.retries + 1)
+        self.changed()
+
     def take_plan(self, plan: Plan, nodes: Iterable[Node]) -> None:
         self.plan, self.nodes = plan, {node.key: node for node in nodes}
         self._limits = _limits(plan)
@@ -89,9 +101,10 @@ class LiveJob:
             self.changed()
 
     def prepare_attempt(self, executor: str, now: float) -> Attempt:
+        self.preparations += 1
         return Attempt(
-            name=attempt_name(self.job_hash, 0, self.job.generation), job_hash=self.job_hash, step="", index="",
-            attempt=self.job.generation, executor=executor, cores=1, queued=now,
+            name=attempt_name(self.job_hash, 0, self.preparations), job_hash=self.job_hash, step="", index="",
+            attempt=self.preparations, executor=executor, cores=1, queued=now,
         )  # fmt: skip
 
     def node_attempt(self, node: Node, executor: str, now: float) -> Attempt:
@@ -113,7 +126,7 @@ class LiveJob:
     def view(self) -> JobView:
         reason = self.job.reason
         if self.job.state is JobState.QUEUED:
-            reason = f"queued, position {self.position}"
+            reason = f"queued, position {self.position}" + (f" ({reason})" if reason else "")
         elif self.job.state is JobState.PREPARING:
             reason = "preparing"
         mono = {

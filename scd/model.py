@@ -71,8 +71,10 @@ class Job(msgspec.Struct, frozen=True):
     digest: str
     answered: bool
     cancel_reason: str | None  # set once a cancel was asked for
-    generation: int  # counts preparations: 1, then one more a resume
+    generation: int  # 1, then one more a resume
     plan: bytes | None
+    retries: int = 0  # of this generation's preparation
+    disk_bytes: int | None = None  # of an ended job, once measured
 
     def decoded_plan(self) -> Plan | None:
         return msgspec.json.decode(self.plan, type=Plan) if self.plan else None
@@ -89,6 +91,7 @@ class Node(msgspec.Struct, frozen=True):
     reason: str
     attempt: int
     cores: int
+    retries: int = 0  # in this generation
 
     @property
     def key(self) -> NodeKey:
@@ -117,6 +120,7 @@ class Attempt(msgspec.Struct, frozen=True):
     read_bytes: int | None = None
     written_bytes: int | None = None
     archive: str | None = None  # file name below the job's archives/
+    lost: bool = False  # its runner, shim or host went away: not the node's own fault
 
     @property
     def key(self) -> NodeKey:

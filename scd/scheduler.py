@@ -28,7 +28,7 @@ from .flowgraph import settled, verdict
 from .live import PREPARE, LiveJob
 from .model import Attempt, NodeKey, Plan
 from .states import JobState, NodeState
-from .store import JobStore
+from .store import JobStore, is_damaged
 from .units import format_elapsed
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class Scheduler:
         self._wakeup = asyncio.Event()
         self._turn_lock = asyncio.Lock()
         self._deadline: float | None = None
-        self.draining = False
+        self._closing = False
+        self._stale = False  # memory and database may differ
 
     def use(self, executor: Executor) -> None:
         self._executor = executor
@@ -67,19 +68,23 @@ class Scheduler:
         self._wakeup.set()
 
     async def run(self) -> None:
-        failed = False
+        complaint = ""
         while True:
             self._wakeup.clear()
             try:
-                if failed:
+                if self._stale:
                     await self.load()
                     await self.resubmit()
                 async with self._turn_lock:
                     await self._turn()
-                failed = False
+                complaint = ""
             except (sqlite3.Error, OSError, ScdError) as error:
-                log.error("the scheduler's turn failed, nothing of it was kept: %s", error)
-                failed = True
+                if is_damaged(error):
+                    raise
+                if str(error) != complaint:  # once, not every second for as long as the disk is full
+                    complaint = str(error)
+                    log.error("the scheduler's turn failed, nothing of it was kept; it is tried again: %s", error)
+                self._stale = True
                 await asyncio.sleep(_RETRY_DELAY)
                 continue
             timeout = None if self._deadline is None else max(0.05, self._deadline - time.monotonic())
@@ -98,6 +103,7 @@ class Scheduler:
                 live = LiveJob(job, await self._store.nodes(job.job_hash), await self._store.attempts(job.job_hash))
                 live.seen = {name: observed[name] for name in live.attempts if name in observed}
                 self._live[job.job_hash] = live
+            self._stale = False
             self._publish()
         self.wake()
         return list(self._live.values())
@@ -110,12 +116,16 @@ class Scheduler:
 
     async def admit(self, job_hash: str) -> None:
         """Take up a job that was just committed as queued."""
-        job = await self._store.job(job_hash)
-        if job is None or job.state.ended:
-            return
-        async with self._turn_lock:
-            self._live[job_hash] = LiveJob(job, await self._store.nodes(job_hash), await self._store.attempts(job_hash))
-            self._publish()
+        try:
+            job = await self._store.job(job_hash)
+            if job is None or job.state.ended:
+                return
+            async with self._turn_lock:
+                nodes, attempts = await self._store.nodes(job_hash), await self._store.attempts(job_hash)
+                self._live[job_hash] = LiveJob(job, nodes, attempts)
+                self._publish()
+        except sqlite3.Error:  # it is kept all the same; the next turn reads everything again
+            self._stale = True
         self.wake()
 
     async def cancel(self, job_hash: str, reason: str) -> bool:
@@ -125,11 +135,34 @@ class Scheduler:
             if live is None:
                 return False
             if live.job.cancel_reason is None:
-                async with self._store.database.transaction() as db:
-                    await self._store.ask_cancel(db, job_hash, reason)
+                await self._store.database.write(lambda db: self._store.ask_cancel(db, job_hash, reason))
                 live.job = msgspec.structs.replace(live.job, cancel_reason=reason)
         self.wake()
         return True
+
+    def running_core_seconds(self, user: str, since: float) -> float:
+        """What a user's live nodes have used since ``since``, by the monotonic clock: no leap of time is charged."""
+        now, longest = time.monotonic(), max(0.0, time.time() - since)
+        return sum(
+            min(now - seen.started_mono, longest) * attempt.cores
+            for live in self._live.values()
+            if live.job.user == user
+            for name, attempt in live.attempts.items()
+            if attempt.key != PREPARE and (seen := live.seen.get(name)) is not None and seen.started_mono is not None
+        )
+
+    async def cancel_all(self, reason: str, timeout: float) -> None:
+        """Cancel every job that has begun, and start none meanwhile; queued ones wait for the next start."""
+        self._closing = True
+        begun = [live.job_hash for live in self._live.values() if live.job.state is not JobState.QUEUED]
+        for job_hash in begun:
+            await self.cancel(job_hash, reason)
+        deadline = time.monotonic() + timeout
+        for job_hash in begun:
+            while self._board.ended_for(job_hash) is None and (left := deadline - time.monotonic()) > 0:
+                await self._board.changed(job_hash, left)
+        async with self._turn_lock:  # the turn that ended the last of them has also told its shim to go
+            return
 
     # -- a turn
 
@@ -142,7 +175,7 @@ class Scheduler:
                 await self._hear(db, live, observed, orders)
                 await self._stop(db, live, orders)
                 await self._settle(db, live, orders)
-            jobs = [live for live in self._live.values() if not live.job.state.ended]
+            jobs = [live for live in self._live.values() if not (live.job.state.ended or self._closing)]
             free = self._config.cores - sum(live.cores for live in jobs)
             for live in jobs:
                 if live.job.state is JobState.QUEUED and free > 0:
@@ -175,7 +208,7 @@ class Scheduler:
         state, reason = _verdict(seen, live.limit(attempt.key))
         ended = msgspec.structs.replace(
             attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=reason,
-            exit_code=seen.exit_code, archive=seen.archive, cpu_seconds=seen.usage.cpu_seconds,
+            exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
             peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
         )  # fmt: skip
         del live.attempts[attempt.name]
@@ -187,9 +220,26 @@ class Scheduler:
         else:
             live.elapsed[attempt.key] = seen.elapsed
             await self._move_node(db, live, attempt.key, state, reason, orders)
+            await self._retry(db, live, attempt.key, seen, orders)
+
+    async def _retry(
+        self, db: aiosqlite.Connection, live: LiveJob, key: NodeKey, seen: Observation, orders: Orders
+    ) -> None:
+        """A node that was lost with what it lived in may start again, as often as the configuration says."""
+        node = live.nodes[key]
+        if not seen.lost or node.retries >= self._config.dispatch.retries or live.job.cancel_reason is not None:
+            return
+        if await self._store.retry_node(db, node):
+            live.retry(key)
+            orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} pending again {seen.reason}")
 
     async def _prepared(self, db: aiosqlite.Connection, live: LiveJob, seen: Observation, orders: Orders) -> None:
         if live.job.cancel_reason is not None:
+            return
+        if seen.lost and live.job.retries < self._config.dispatch.retries:
+            if await self._store.retry(db, live.job_hash, seen.reason):
+                live.retry_job(seen.reason)
+                orders.log.append(f"job={live.job_hash} user={live.job.user or '-'} queued again {seen.reason}")
             return
         if seen.plan is None or seen.raw_plan is None:
             state = JobState.REJECTED if seen.refused else JobState.FAILED

@@ -2,11 +2,13 @@
 
 ::
 
-    spool/staging/<random>/             an upload being taken
+    spool/staging/<random>/             an upload being taken, or a job being removed
+    spool/lost+found/<job_hash>/        what ``scdctl check --fix`` found and no job owns
     spool/jobs/ab/<job_hash>/upload/    what the client sent: manifest-<generation>.json, import.tar.gz
                             /control/   the shim's: events.jsonl, shim.sock, runner.log
                             /archives/  finished archives, <n>.<attempt>.tar.gz
                             /work/      the one directory that the job may write
+                            /unacknowledged   only until the job is in the database
 
 Everything here blocks: call it from a thread.
 """
@@ -14,10 +16,12 @@ Everything here blocks: call it from a thread.
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 from .archive import remove_tree
+from .durable import fsync
 
 
 class JobDirectory(NamedTuple):
@@ -43,6 +47,10 @@ class JobDirectory(NamedTuple):
     def import_archive(self) -> Path:
         return self.upload / "import.tar.gz"
 
+    @property
+    def unacknowledged(self) -> Path:
+        return self.path / "unacknowledged"
+
     def manifest(self, generation: int) -> Path:
         return self.upload / f"manifest-{generation}.json"
 
@@ -52,13 +60,24 @@ class Spool:
         self.root = root
         self.jobs = root / "jobs"
         self.staging = root / "staging"
+        self.lost_and_found = root / "lost+found"
+        self._leftovers: list[Path] = []
 
     def create(self) -> None:
-        """Make the spool, and clear what uploads left that a crash cut off."""
-        self.jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.staging.mkdir(mode=0o700, exist_ok=True)
-        for leftover in self.staging.iterdir():
-            remove_tree(leftover)
+        """Make the spool. What already lies in staging was left by uploads and removals that a crash cut off."""
+        for directory in (self.jobs, self.staging):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._leftovers = list(self.staging.iterdir())
+
+    def clear(self) -> None:
+        """Remove what ``create`` found in staging. It may be much: nobody waits for this."""
+        while self._leftovers:
+            remove_tree(self._leftovers[-1])
+            self._leftovers.pop()
+
+    def free(self) -> int:
+        """Bytes that are free on the spool's disk."""
+        return shutil.disk_usage(self.root).free
 
     def job(self, job_hash: str) -> JobDirectory:
         return JobDirectory(self.jobs / job_hash[:2] / job_hash)
@@ -67,17 +86,23 @@ class Spool:
         directory = JobDirectory(self.staging / secrets.token_hex(8))
         for path in (directory.path, directory.upload, directory.control, directory.archives, directory.work):
             path.mkdir(mode=0o700)
+        directory.unacknowledged.touch()
         return directory
 
     def commit(self, staged: JobDirectory, job_hash: str) -> None:
         """Give a staged upload its final place. On the disk when this returns."""
-        for path in (*staged.upload.iterdir(), staged.upload, staged.path):
+        for path in (*staged.upload.iterdir(), staged.upload, staged.unacknowledged, staged.path):
             fsync(path)
         target = self.job(job_hash).path
         target.parent.mkdir(mode=0o700, exist_ok=True)
         fsync(self.jobs)
         staged.path.rename(target)
         fsync(target.parent)
+
+    def acknowledge(self, job_hash: str) -> None:
+        """The job is in the database: from now on its directory is never taken for a left-over."""
+        with contextlib.suppress(OSError):  # the row counts, not this
+            self.job(job_hash).unacknowledged.unlink()
 
     def add_manifest(self, job_hash: str, generation: int, manifest: bytes) -> None:
         """The manifest of a resume, beside the earlier ones."""
@@ -87,8 +112,39 @@ class Spool:
         fsync(path.parent)
 
     def remove(self, job_hash: str) -> None:
+        """Gone at once under its name, whatever becomes of the rest: staging is cleared at start."""
+        aside = self.staging / secrets.token_hex(8)
         with contextlib.suppress(FileNotFoundError):
-            remove_tree(self.job(job_hash).path)
+            self.job(job_hash).path.rename(aside)
+            remove_tree(aside)
+
+    def set_aside(self, job_hash: str) -> Path:
+        """Move a directory that no job owns out of the way, unharmed."""
+        self.lost_and_found.mkdir(mode=0o700, exist_ok=True)
+        target = self.lost_and_found / job_hash
+        while target.exists():
+            target = self.lost_and_found / f"{job_hash}-{secrets.token_hex(4)}"
+        self.job(job_hash).path.rename(target)
+        return target
+
+    def with_shim(self) -> list[str]:
+        """The jobs that have a shim, or had one that did not leave in order."""
+        return [path.parts[-3] for path in self.jobs.glob("??/*/control/shim.sock")]
+
+    def archive_names(self, job_hash: str) -> set[str]:
+        """What lies in a job's archives, finished or not."""
+        with contextlib.suppress(FileNotFoundError):
+            return set(os.listdir(self.job(job_hash).archives))
+        return set()
+
+    def size(self, job_hash: str) -> int:
+        """Bytes that a job takes on the disk; 0 if it has no directory."""
+        total = 0
+        for parent, _, files in os.walk(self.job(job_hash).path):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+        return total
 
     def discard(self, staged: JobDirectory) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -96,11 +152,3 @@ class Spool:
 
     def hashes(self) -> set[str]:
         return {path.name for path in self.jobs.glob("??/*")}
-
-
-def fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -57,7 +57,8 @@ _J, _N = JobState, NodeState
 
 JOB_TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     _J.QUEUED: frozenset({_J.PREPARING, _J.CANCELED, _J.REJECTED}),
-    _J.PREPARING: frozenset({_J.RUNNING, _J.FAILED, _J.CANCELED, _J.REJECTED, _J.TIMEOUT}),
+    # Back to the queue: a preparation that was lost with its machine is tried again.
+    _J.PREPARING: frozenset({_J.QUEUED, _J.RUNNING, _J.FAILED, _J.CANCELED, _J.REJECTED, _J.TIMEOUT}),
     _J.RUNNING: frozenset({_J.COMPLETED, _J.FAILED, _J.CANCELED, _J.TIMEOUT}),
     # A job that ended may be resumed, in the same directory.
     **{ended: frozenset({_J.QUEUED}) for ended in JOB_ENDED},
@@ -68,7 +69,7 @@ NODE_TRANSITIONS: dict[NodeState, frozenset[NodeState]] = {
     _N.QUEUED: frozenset({_N.SUBMITTED, _N.RUNNING, *NODE_DONE}),
     _N.SUBMITTED: frozenset({_N.RUNNING, *NODE_DONE}),
     _N.RUNNING: NODE_DONE,
-    # A resume prepares the job anew: it decides which nodes run again.
+    # A resume prepares the job anew: it decides which nodes run again. A lost node may be retried.
     **{done: frozenset({_N.PENDING}) for done in NODE_DONE},
 }
 

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,20 @@ class ClientHung(AssertionError):
 class Daemon:
     """``python -m scd.daemon`` with a configuration file, on a free loopback port."""
 
-    def __init__(self, directory: Path, config: str = "", runtime: str = RUNTIME, server: str = ""):
+    def __init__(
+        self, directory: Path, config: str = "", runtime: str = RUNTIME, server: str = "", paths: str = "",
+        state: Path | None = None,
+    ):  # fmt: skip
         self.directory = directory
         self.port = free_port()
-        self.state = directory / "state"
+        self.state = state or directory / "state"
         self.file = directory / "scd.toml"
         self.log = directory / "scd.log"
         directory.mkdir(parents=True, exist_ok=True)
         runtime_table = "" if "[[runtime]]" in config else f'[[runtime]]\npython = "{runtime}"\n'
         self.file.write_text(
             f'[server]\nlisten = ["127.0.0.1:{self.port}", "unix:{self.state}/scd.sock"]\nuser = "root"\n{server}\n'
-            f'[paths]\nstate = "{self.state}"\ncache = "{directory}/cache"\n{runtime_table}{config}\n'
+            f'[paths]\nstate = "{self.state}"\ncache = "{directory}/cache"\n{paths}\n{runtime_table}{config}\n'
         )
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -53,11 +56,19 @@ class Daemon:
         return self.process.pid
 
     def start(self) -> "Daemon":
+        self.spawn()
+        return self.wait_until_ready()
+
+    def spawn(self, *, env: Mapping[str, str] | None = None) -> None:
+        """Start the process, and do not wait for it."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "scd.daemon", "-c", str(self.file)],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, **(env or {})},
             )  # fmt: skip
+
+    def wait_until_ready(self) -> "Daemon":
+        assert self.process is not None
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -211,6 +222,14 @@ def start_client(
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env={"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8"},
     )  # fmt: skip
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 30) -> None:
+    """``what`` is wrong if it does not come true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
 
 
 def free_port() -> int:

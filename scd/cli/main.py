@@ -15,6 +15,7 @@ from .jobs import JOB_COLUMNS, NODE_COLUMNS, jobs, nodes
 from .log import log
 from .password import hash_password
 from .show import show
+from .upkeep import backup, check, restore
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +46,18 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("cancel", help="end jobs")
     verb.add_argument("jobs", metavar="HASH", nargs="+", help="a job's hash, or the beginning of it")
     verb.set_defaults(run=cancel)
+
+    verb = verbs.add_parser("check", help="compare the database with the spool, and both with themselves")
+    verb.add_argument("--fix", action="store_true", help="mend what does not fit together")
+    verb.set_defaults(run=check)
+
+    verb = verbs.add_parser("backup", help="copy the database, also while scd runs")
+    verb.add_argument("file", metavar="FILE", type=Path, help="where to; an older backup there is replaced")
+    verb.set_defaults(run=backup)
+
+    verb = verbs.add_parser("restore", help="put a backup in the database's place while scd is stopped")
+    verb.add_argument("file", metavar="FILE", type=Path, help="the backup")
+    verb.set_defaults(run=restore)
 
     verb = verbs.add_parser("hash-password", help="make a password_hash of a password read from standard input")
     verb.set_defaults(run=hash_password)

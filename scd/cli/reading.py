@@ -35,11 +35,8 @@ async def open_store(config: Config) -> AsyncIterator[JobStore]:
         ) from None
     if not os.access(path, os.R_OK):
         raise NotAllowed(f"{path} cannot be read by this account. Use root's or scd's (sudo -u scd scdctl ...).")
-    database = await Database.open_readonly(path)
-    try:
+    async with await Database.open_readonly(path) as database:
         yield JobStore(database)
-    finally:
-        await database.close()
 
 
 async def find_job(store: JobStore, prefix: str) -> str:

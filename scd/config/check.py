@@ -12,6 +12,8 @@ _OPEN = (
     "Add [users.NAME] with a password_hash (and [auth] required = true), or listen on 127.0.0.1 only"
 )
 
+_MOST_RETRIES = 10
+
 Origin = Callable[[str], Path]  # the file that a key was read from
 
 
@@ -57,6 +59,8 @@ def _users(config: Config) -> Iterator[tuple[str, str]]:
 def _numbers(config: Config) -> Iterator[tuple[str, str]]:
     if config.local.cores < 0:
         yield "local.cores", "must be 0 (all cores) or more"
+    if not 0 <= config.dispatch.retries <= _MOST_RETRIES:
+        yield "dispatch.retries", f"must be 0 to {_MOST_RETRIES}"
     own = {f"users.{name}.limits": user.limits for name, user in config.users.items()}
     for table, limits in {"limits": config.limits, **own}.items():
         if (limits.max_nodes or 0) < 0 or (limits.max_jobs or 0) < 0:

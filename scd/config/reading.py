@@ -13,7 +13,7 @@ import msgspec
 from ..errors import ConfigError
 from ..units import UNLIMITED, parse_duration, parse_size
 from .check import check
-from .sections import Auth, Config, Duration, Paths, Runtime, Size
+from .sections import Auth, Config, Duration, Runtime, Size
 
 DEFAULT_FILE = Path("/etc/scd/scd.toml")
 CONF_D = "conf.d"
@@ -131,7 +131,9 @@ def _with_defaults(config: Config, merged: Mapping[str, Any], *, system: bool) -
     socket = "/run/scd/scd.sock" if system and not config.paths.state else f"{state}/scd.sock"
     config = msgspec.structs.replace(
         config,
-        paths=Paths(state=state, spool=config.paths.spool or f"{state}/spool", cache=cache),
+        paths=msgspec.structs.replace(
+            config.paths, state=state, spool=config.paths.spool or f"{state}/spool", cache=cache
+        ),
         server=msgspec.structs.replace(
             config.server, listen=config.server.listen or ("127.0.0.1:8080", f"unix:{socket}")
         ),
@@ -140,6 +142,6 @@ def _with_defaults(config: Config, merged: Mapping[str, Any], *, system: bool) -
     )
     if not config.auth_required:  # a lab box counts nothing unless it is told to
         told = merged.get("limits", {})
-        free = {key: None for key in ("compute_time", "bandwidth", "max_jobs") if key not in told}
+        free = {key: None for key in ("compute_time", "bandwidth", "max_jobs", "storage") if key not in told}
         config = msgspec.structs.replace(config, limits=msgspec.structs.replace(config.limits, **free))
     return config

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -42,6 +43,7 @@ class Paths(Section, frozen=True):
     state: str = ""
     spool: str = ""
     cache: str = ""
+    min_free: Size = Size(2**30)
 
 
 class Runtime(Section, frozen=True):
@@ -53,8 +55,13 @@ class Auth(Section, frozen=True):
     required: bool | None = None
 
 
+class Dispatch(Section, frozen=True):
+    retries: int = 0
+
+
 class Local(Section, frozen=True):
     cores: int = 0
+    on_stop: Literal["keep", "cancel"] = "keep"
 
 
 class Limits(Section, frozen=True):
@@ -65,6 +72,8 @@ class Limits(Section, frozen=True):
     bandwidth: Size | None = Size(20 * 2**30)
     max_result: Size | None = None
     max_jobs: int | None = 20
+    storage: Size | None = Size(100 * 2**30)
+    retention: Duration | None = Duration(30 * 86400)
     period: Duration = Duration(30 * 86400)
 
 
@@ -78,6 +87,7 @@ class Config(Section, frozen=True):
     paths: Paths = Paths()
     runtime: tuple[Runtime, ...] = ()
     auth: Auth = Auth()
+    dispatch: Dispatch = Dispatch()
     local: Local = Local()
     limits: Limits = Limits()
     users: dict[str, User] = {}

@@ -33,6 +33,7 @@ class Observation(msgspec.Struct):
     state: NodeState | None = None  # set once it ended, its archive published
     reason: str = ""
     refused: bool = False  # a preparation that SiliconCompiler, not the machine, ended
+    lost: bool = False  # what it lived in went away: its runner, its shim, the host
     exit_code: int | None = None
     elapsed: float = 0.0
     archive: str | None = None

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ from ..launcher.accounting import sample
 from ..launcher.journal import read
 from ..launcher.local import Connection, Launcher
 from ..model import NodeKey, Plan, ResourceUsage
-from ..procfs import boot_id
+from ..procfs import ProcessId, alive, boot_id
 from ..spool import JobDirectory, Spool
 from ..states import NodeState
 from .base import Observation, Spec
@@ -30,6 +30,7 @@ _GRACE = 2.5  # seconds between TERM and KILL: a cancel is over within 5
 _REPLY_DEADLINE = 8.0
 _SAMPLE_INTERVAL = 1.0
 _RECONNECT_DELAY = 0.5
+_LONGEST_DELAY = 15.0
 
 Wake = Callable[[], None]
 Message = dict[str, Any]
@@ -86,6 +87,16 @@ class LocalExecutor:
         if session is not None:
             await session.close()
 
+    async def dismiss(self, wanted: Collection[str]) -> None:
+        """End the shims of all jobs but these: the daemon died before it could tell them that their jobs had ended."""
+        for job_hash in await asyncio.to_thread(self._spool.with_shim):
+            if job_hash in wanted:
+                continue
+            if (connection := await self._launcher.connect(self._spool.job(job_hash))) is not None:
+                _, writer = connection
+                writer.write(_line({"op": "exit"}))
+                writer.close()
+
     async def close(self) -> None:
         """Leave all jobs alone; they go on without the daemon."""
         if self._sampler is not None:
@@ -111,6 +122,10 @@ class LocalExecutor:
                 running[name].usage = running[name].usage.merged(usage)
 
 
+class _Silent(Exception):
+    """The shim does not answer, and is not dead."""
+
+
 class Session:
     """The daemon's end of one job's shim."""
 
@@ -122,6 +137,7 @@ class Session:
         self._wake = wake
         self._offset = 0
         self._boot = boot_id()
+        self._shim: ProcessId | None = None
         self._unaccepted: dict[str, Message] = {}
         self._outbox: list[Message] = []
         self._writer: asyncio.StreamWriter | None = None
@@ -143,7 +159,7 @@ class Session:
             if message["op"] not in ("prepare", "node"):
                 self._outbox.append(message)
         else:
-            self._writer.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+            self._writer.write(_line(message))
 
     async def ask(self, order: Message) -> Message | None:
         request = f"{id(self):x}-{next(self._requests)}"
@@ -172,27 +188,43 @@ class Session:
 
     async def _serve(self) -> None:
         """Stay connected to the job's shim; start one where there is none and something is owed."""
+        delay = _RECONNECT_DELAY
         while not self._exiting:
             try:
                 await self._catch_up()
                 connection = await self._connect()
+                delay = _RECONNECT_DELAY
                 await self._listen(connection)
+            except _Silent as silence:
+                log.warning("job=%s %s", self._spec.job_hash, silence)
             except (OSError, ScdError) as error:
                 log.error("job=%s %s", self._spec.job_hash, error)
-                self._fail_unaccepted(str(error))
             except Exception:  # one job's trouble must not silence it for ever
                 log.exception("job=%s the session with its shim failed", self._spec.job_hash)
-            await asyncio.sleep(_RECONNECT_DELAY)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
 
     async def _connect(self) -> Connection:
         connection = await self._launcher.connect(self.directory)
         if connection is None:
-            spec = self._spec
-            await self._launcher.start(self.directory, spec.job_hash, spec.design, spec.jobname, spec.runtime)
+            if self._shim is not None and await asyncio.to_thread(alive, self._shim):
+                raise _Silent(f"its shim (pid {self._shim.pid}) lives but does not answer; it is waited for")
+            if not await asyncio.to_thread(self.directory.control.is_dir):
+                self._fail(self.observations, "the job's directory is gone")
+            await self._start_shim()
             connection = await self._launcher.connect(self.directory)
         if connection is None:
             raise ScdError("The job's shim does not answer.")
         return connection
+
+    async def _start_shim(self) -> None:
+        """Only after a look at the journal: what is not accepted there now never was, and fails if there is no shim."""
+        spec = self._spec
+        try:
+            await self._launcher.start(self.directory, spec.job_hash, spec.design, spec.jobname, spec.runtime)
+        except (OSError, ScdError) as error:
+            self._fail(self._unaccepted, str(error))
+            raise
 
     async def _listen(self, connection: Connection) -> None:
         reader, self._writer = connection
@@ -216,6 +248,8 @@ class Session:
     async def _catch_up(self) -> None:
         records, self._offset = await asyncio.to_thread(read, self.directory.control, self._offset)
         for record in records:
+            if record["type"] == "shim":
+                self._shim = ProcessId(record["pid"], record["ticks"], record["boot"])
             self._apply(record)
         if records:
             self._wake()
@@ -229,24 +263,30 @@ class Session:
             case "accepted":
                 self._unaccepted.pop(name, None)
             case "started":
-                seen.started, seen.pid = record["at"], record["pid"]
-                seen.started_mono = record["mono"] if record["boot"] == self._boot else None
+                seen.started = record["at"]
+                if record["boot"] == self._boot:  # else its pid may be anybody's by now
+                    seen.pid, seen.started_mono = record["pid"], record["mono"]
             case "ended":
                 seen.ended, seen.elapsed, seen.archive = record["at"], record["elapsed"], record["archive"]
                 seen.reason, seen.exit_code = record["reason"], _number(record.get("exit_code"))
-                seen.refused = bool(record.get("refused"))
+                seen.refused, seen.lost = bool(record.get("refused")), bool(record.get("lost"))
                 seen.usage = seen.usage.merged(_usage(record.get("usage")))
                 seen.state = _state(record["state"])
                 if plan := record.get("plan"):
                     _take_plan(seen, plan)
 
-    def _fail_unaccepted(self, reason: str) -> None:
+    def _fail(self, names: Iterable[str], reason: str) -> None:
         """No shim can be had: what was never accepted has ended before it began."""
-        for name in list(self._unaccepted):
-            del self._unaccepted[name]
+        for name in list(names):
+            self._unaccepted.pop(name, None)
             seen = self.observations[name]
-            seen.reason, seen.state = reason, NodeState.ERROR
+            if seen.state is None:
+                seen.reason, seen.state = reason, NodeState.ERROR
         self._wake()
+
+
+def _line(message: Message) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
 
 def _order(spec: Spec, directory: JobDirectory) -> Message:

@@ -31,13 +31,18 @@ class Attempt:
     def start(self, pid: int) -> None:
         self.pid, self.started = pid, time.monotonic()
 
-    def outcome(self, message: Message) -> dict[str, Any]:
-        """How it ended, from what the runner says and from what the shim did to it."""
+    def outcome(self, message: Message, *, lost: bool) -> dict[str, Any]:
+        """How it ended, from what the runner says and from what the shim did to it.
+
+        ``lost``: it went away with what it lived in. One that was being ended anyway is not lost.
+        """
         state, reason = str(message.get("state", "error")), str(message.get("reason", ""))
         if self.killed and state != "success":
             state, reason = self.killed
         elapsed = 0.0 if self.started is None else time.monotonic() - self.started
         extra: dict[str, Any] = {key: message[key] for key in _EXTRA if key in message}
+        if lost and not self.killed:
+            extra["lost"] = True
         return {"state": state, "reason": reason, "elapsed": elapsed, **extra}
 
 

@@ -2,13 +2,20 @@
 
 import contextlib
 import fcntl
+import json
 import os
+import selectors
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
+
+from ..channel import Message
 
 SOCKET = "shim.sock"
+_MAX_ORDER = 64 * 2**20
 _DAEMON_PATIENCE = 10.0
 _LOCK_PATIENCE = 10.0
 
@@ -28,7 +35,68 @@ def take_lock(control: Path) -> int:
             return lock
 
 
-def listen(control: Path) -> socket.socket:
+class Entrance:
+    """The listening socket and the daemon's connections."""
+
+    def __init__(self, control: Path, daemon_uid: int, selector: selectors.BaseSelector):
+        self._daemon_uid = daemon_uid
+        self._selector = selector
+        self._connections: dict[socket.socket, bytearray] = {}
+        self.listener = _listen(control)
+        selector.register(self.listener, selectors.EVENT_READ)
+
+    @property
+    def used(self) -> bool:
+        """Whether a daemon is connected."""
+        return bool(self._connections)
+
+    def owns(self, ready: object) -> TypeGuard[socket.socket]:
+        return isinstance(ready, socket.socket) and ready in self._connections
+
+    def accept(self) -> None:
+        """Take a connection of the daemon or of root; nobody else's."""
+        connection, _ = self.listener.accept()
+        _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid not in (0, os.geteuid(), self._daemon_uid):
+            connection.close()
+            return
+        connection.settimeout(_DAEMON_PATIENCE)
+        self._connections[connection] = bytearray()
+        self._selector.register(connection, selectors.EVENT_READ)
+
+    def orders(self, connection: socket.socket) -> Iterator[Message]:
+        """What came whole on a connection that can be read."""
+        buffer = self._connections[connection]
+        try:
+            data = connection.recv(2**16)
+        except OSError:
+            data = b""
+        if not data or len(buffer) + len(data) > _MAX_ORDER:
+            self._hang_up(connection)
+            return
+        buffer += data
+        while (end := buffer.find(b"\n")) >= 0:
+            line = bytes(buffer[:end])
+            del buffer[: end + 1]
+            yield json.loads(line)
+
+    def tell(self, connection: socket.socket, message: Message) -> None:
+        try:
+            connection.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+        except OSError:
+            self._hang_up(connection)
+
+    def tell_all(self, message: Message) -> None:
+        for connection in list(self._connections):
+            self.tell(connection, message)
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        if self._connections.pop(connection, None) is not None:
+            self._selector.unregister(connection)
+            connection.close()
+
+
+def _listen(control: Path) -> socket.socket:
     """Bound below the directory's descriptor, since a socket's path may only have 108 bytes."""
     directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
     with contextlib.suppress(FileNotFoundError):
@@ -39,14 +107,3 @@ def listen(control: Path) -> socket.socket:
     os.chmod(control / SOCKET, 0o600)
     listener.listen(8)
     return listener
-
-
-def accept(listener: socket.socket, daemon_uid: int) -> socket.socket | None:
-    """A connection of the daemon or of root; None for anybody else's."""
-    connection, _ = listener.accept()
-    _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    if uid not in (0, os.geteuid(), daemon_uid):
-        connection.close()
-        return None
-    connection.settimeout(_DAEMON_PATIENCE)
-    return connection

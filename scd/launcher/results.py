@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from ..durable import replace
+
 
 def open_archive(directory: Path, name: str) -> int:
     """A descriptor to fill, of a file that has not its final name yet."""
@@ -11,21 +13,12 @@ def open_archive(directory: Path, name: str) -> int:
 
 
 def publish(directory: Path, name: str) -> str | None:
-    """Give a filled archive its name, durably; None if it was never filled or cannot be."""
+    """Give a filled archive its name, durably; None if it was never filled. Raises OSError."""
     aside = directory / f".{name}"
-    try:
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())
-            size = os.fstat(file.fileno()).st_size
-        if not size:
-            aside.unlink()
-            return None
-        aside.rename(directory / name)
-        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.fsync(handle)
-        os.close(handle)
-    except OSError:
+    if not aside.stat().st_size:
+        aside.unlink()
         return None
+    replace(aside, directory / name)
     return name
 
 

@@ -29,16 +29,17 @@ from typing import Any
 from ..channel import ChannelBroken, Message
 from ..procfs import alive, become_subreaper, identify, kill_all, tree
 from .attempts import Attempt, Leftovers
-from .entrance import SOCKET, accept, listen, take_lock
+from .entrance import SOCKET, Entrance, take_lock
 from .journal import Journal, read
 from .results import discard, open_archive, publish
 from .runner import RunnerProcess
 
 SPEC = "shim.json"
-_MAX_ORDER = 64 * 2**20
+_NEWS = {"journal": True}
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
+_RETRY = 1.0  # between attempts to write what a full disk did not take
 
 
 class Shim:
@@ -47,8 +48,8 @@ class Shim:
         self.spec: dict[str, Any] = json.loads((control / SPEC).read_text())
         self.archives = Path(self.spec["archives"])
         self.selector = selectors.DefaultSelector()
-        self.daemons: dict[socket.socket, bytearray] = {}
         self.attempts: dict[str, Attempt] = {}
+        self.deferred: list[Attempt] = []  # accepted, but that is not on the disk yet: a full one makes them wait
         self.lost: dict[str, tuple[Attempt, str]] = {}
         self.seen: set[str] = set()
         self.kills: list[tuple[float, str]] = []
@@ -59,19 +60,20 @@ class Shim:
         self.journal = Journal(control)
         # Short, for sockets: their paths may only have 108 bytes, and the job's directory lies deep.
         self.temporary = tempfile.mkdtemp(prefix="scd-")
-        self.listener = listen(control)
-        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.entrance = Entrance(control, self.spec["daemon_uid"], self.selector)
 
     def run(self) -> None:
         self._take_over()
         busy = time.monotonic()
         while True:
-            if self.attempts or self.lost or self.daemons:
+            if self.attempts or self.lost or self.entrance.used:
                 busy = time.monotonic()
-            if not (self.attempts or self.lost) and (self.closing or time.monotonic() - busy > _IDLE):
+            done = not (self.attempts or self.lost or self.journal.pending)
+            if done and (self.closing or time.monotonic() - busy > _IDLE):
                 break
             for key, _ in self.selector.select(self._next_timer()):
                 self._serve(key.fileobj)
+            self._write_pending()
             self._reap()
             self._kill_overdue()
         if self.runner is not None:
@@ -81,10 +83,11 @@ class Shim:
             os.unlink(self.control / SOCKET)
 
     def _serve(self, ready: object) -> None:
-        if ready is self.listener:
-            self._accept()
-        elif isinstance(ready, socket.socket) and ready in self.daemons:
-            self._hear_daemon(ready)
+        if ready is self.entrance.listener:
+            self.entrance.accept()
+        elif self.entrance.owns(ready):
+            for order in self.entrance.orders(ready):
+                self._obey(order, ready)
         elif self.runner is not None and ready is self.runner.channel:
             self._hear_runner(self.runner)
         elif self.runner is not None and ready == self.runner.pidfd:
@@ -111,42 +114,19 @@ class Shim:
 
     # -- the daemon's side
 
-    def _accept(self) -> None:
-        if (connection := accept(self.listener, self.spec["daemon_uid"])) is not None:
-            self.daemons[connection] = bytearray()
-            self.selector.register(connection, selectors.EVENT_READ)
+    def _record(self, kind: str, **fields: Any) -> bool:
+        """Whether it is on the disk. The daemon hears of it then, not before."""
+        if not self.journal.append(kind, **fields):
+            return False
+        self.entrance.tell_all(_NEWS)
+        return True
 
-    def _hear_daemon(self, connection: socket.socket) -> None:
-        buffer = self.daemons[connection]
-        try:
-            data = connection.recv(2**16)
-        except OSError:
-            data = b""
-        if not data or len(buffer) + len(data) > _MAX_ORDER:
-            self._hang_up(connection)
-            return
-        buffer += data
-        while (end := buffer.find(b"\n")) >= 0:
-            order = json.loads(buffer[:end])
-            del buffer[: end + 1]
-            self._obey(order, connection)
-
-    def _hang_up(self, connection: socket.socket) -> None:
-        self.selector.unregister(connection)
-        del self.daemons[connection]
-        connection.close()
-
-    def _tell(self, connection: socket.socket, message: Message) -> None:
-        try:
-            connection.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-        except OSError:
-            if connection in self.daemons:
-                self._hang_up(connection)
-
-    def _record(self, kind: str, **fields: Any) -> None:
-        self.journal.append(kind, **fields)
-        for connection in list(self.daemons):
-            self._tell(connection, {"journal": True})
+    def _write_pending(self) -> None:
+        if self.journal.pending and self.journal.flush():
+            self.entrance.tell_all(_NEWS)
+            deferred, self.deferred = self.deferred, []
+            for attempt in deferred:
+                self._launch(attempt)
 
     def _obey(self, order: Message, connection: socket.socket) -> None:
         match order["op"]:
@@ -166,8 +146,14 @@ class Shim:
         if name in self.seen or self.closing:
             return
         self.seen.add(name)
-        self._record("accepted", name=name, order=order)
         attempt = self.attempts[name] = Attempt(order)
+        if self._record("accepted", name=name, order=order):
+            self._launch(attempt)
+        else:
+            self.deferred.append(attempt)
+
+    def _launch(self, attempt: Attempt) -> None:
+        order = attempt.order
         with contextlib.ExitStack() as stack:
             fds: list[int] = []
             try:
@@ -178,14 +164,19 @@ class Shim:
                     stack.callback(os.close, fds[-1])
                 self._to_runner(order, tuple(fds))
             except OSError as error:
-                self._end(self.attempts.pop(name), {"state": "error", "reason": f"cannot start: {error}"})
+                self._end(self.attempts.pop(attempt.name), {"state": "error", "reason": f"cannot start: {error}"})
 
-    def _end(self, attempt: Attempt, message: Message) -> None:
-        archive = self._keep(attempt.archive, message)
-        self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message))
+    def _end(self, attempt: Attempt, message: Message, *, lost: bool = False) -> None:
+        archive = None
+        try:
+            archive = self._keep(attempt.archive, message)
+        except OSError as error:  # a success whose results nobody can have is none
+            reason = f"its results could not be kept: {error.strerror}"
+            message = {**message, "state": "error", "reason": reason}
+        self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message, lost=lost))
 
     def _keep(self, name: str, message: Message) -> str | None:
-        """An archive that the runner finished, published; None for any other."""
+        """An archive that the runner finished, published; None for any other. Raises OSError."""
         if message.get("archived"):
             return publish(self.archives, name)
         discard(self.archives, name)
@@ -204,6 +195,13 @@ class Shim:
         except ChannelBroken:
             self._lose_runner()
 
+    def _to_runner_with_archive(self, message: Message, name: str) -> None:
+        fd = open_archive(self.archives, name)
+        try:
+            self._to_runner(message, (fd,))
+        finally:
+            os.close(fd)
+
     def _hear_runner(self, runner: RunnerProcess) -> None:
         try:
             self._take_report(runner.receive())
@@ -221,7 +219,8 @@ class Shim:
                 self._end(self.attempts.pop(name), message)
             case "salvaged" if name in self.lost:
                 attempt, reason = self.lost.pop(name)
-                self._end(attempt, {"state": "error", "reason": reason, "archived": message.get("archived")})
+                outcome = {"state": "error", "reason": reason, "archived": message.get("archived")}
+                self._end(attempt, outcome, lost=True)
             case "reply":
                 self._answer(str(message["id"]), message)
 
@@ -233,9 +232,10 @@ class Shim:
         reason = "the job's runner was killed" if status < 0 else f"the job's runner ended ({status})"
         for name in list(self.lost):  # a runner that dies while it saves logs is not tried again
             attempt, first = self.lost.pop(name)
-            self._end(attempt, {"state": "error", "reason": first})
-        self.lost = {name: (attempt, reason) for name, attempt in self.attempts.items()}
-        self.attempts.clear()
+            self._end(attempt, {"state": "error", "reason": first}, lost=True)
+        waiting = {attempt.name: attempt for attempt in self.deferred}
+        self.lost = {name: (attempt, reason) for name, attempt in self.attempts.items() if name not in waiting}
+        self.attempts = waiting
         for request in list(self.replies):
             self._answer(request, {"error": reason})
         self._salvage_lost()
@@ -243,41 +243,38 @@ class Shim:
     def _salvage_lost(self) -> None:
         """Ask a new runner for an archive of what each lost node left behind."""
         for name, (attempt, reason) in list(self.lost.items()):
-            try:
-                fd = open_archive(self.archives, attempt.archive) if attempt.order["op"] == "node" else None
-            except OSError:
-                fd = None
-            if fd is None:
-                del self.lost[name]
-                self._end(attempt, {"state": "error", "reason": reason})
-                continue
-            order = {key: attempt.order[key] for key in ("name", "step", "index")}
-            self._to_runner({"op": "salvage", **order}, (fd,))
-            os.close(fd)
+            if attempt.order["op"] == "node":
+                order = {key: attempt.order[key] for key in ("name", "step", "index")}
+                with contextlib.suppress(OSError):
+                    self._to_runner_with_archive({"op": "salvage", **order}, attempt.archive)
+                    continue
+            del self.lost[name]
+            self._end(attempt, {"state": "error", "reason": reason}, lost=True)
 
     # -- questions about a node that runs
 
     def _ask(self, order: Message, connection: socket.socket) -> None:
         request = str(order["id"])
-        if order["op"] == "tail":
-            self.replies[request] = (connection, None)
-            self._to_runner(order)
-            return
-        file = f"snapshot-{request}.tar.gz"
-        try:
-            fd = open_archive(self.archives, file)
-        except OSError as error:
-            self._tell(connection, {"id": request, "error": str(error)})
-            return
+        file = f"snapshot-{request}.tar.gz" if order["op"] == "snapshot" else None
         self.replies[request] = (connection, file)
-        self._to_runner(order, (fd,))
-        os.close(fd)
+        try:
+            if file is None:
+                self._to_runner(order)
+            else:
+                self._to_runner_with_archive(order, file)
+        except OSError as error:
+            self._answer(request, {"error": str(error)})
 
     def _answer(self, request: str, message: Message) -> None:
         connection, file = self.replies.pop(request, (None, None))
-        if connection is not None:
-            published = {} if file is None else {"file": self._keep(file, message)}
-            self._tell(connection, {**message, **published, "id": request})
+        if connection is None:
+            return
+        if file is not None:
+            try:
+                message = {**message, "file": self._keep(file, message)}
+            except OSError as error:
+                message = {"error": str(error)}
+        self.entrance.tell(connection, {**message, "id": request})
 
     # -- ending nodes
 
@@ -300,13 +297,17 @@ class Shim:
             attempt = self.attempts.get(name)
             if attempt is None:
                 continue
-            if attempt.pid is None:  # not even forked: the runner does not get to it
+            if attempt in self.deferred:
+                self.deferred.remove(attempt)
+                self._end(self.attempts.pop(name), {"state": "error"})
+            elif attempt.pid is None:  # not even forked: the runner does not get to it
                 self._lose_runner()
             elif _is_ours(attempt.pid):
                 kill_all(tree(attempt.pid))
 
     def _next_timer(self) -> float:
-        return max(0.0, min(self.kills[0][0] - time.monotonic(), _WAKE)) if self.kills else _WAKE
+        wake = _RETRY if self.journal.pending else _WAKE
+        return max(0.0, min(self.kills[0][0] - time.monotonic(), wake)) if self.kills else wake
 
     def _reap(self) -> None:
         """Orphans of the job end up here; the runner itself is waited for by its Popen."""

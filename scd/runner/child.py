@@ -32,15 +32,22 @@ def live(order: Message, result: int, work: Work) -> None:
         try:
             outcome = work(result)
         except Exception as error:
-            traceback.print_exc()
+            print_error()
             outcome = {"state": "error", "reason": f"the runner failed: {type(error).__name__}: {error}"}
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # the log's disk may be full: that is not the node's fault
+                stream.flush()
         outcome["io"] = io_of("self")  # another process may only ask for this as root, once we are a zombie
         write_all(result, json.dumps(outcome).encode())
         os._exit(0)
     finally:
         os._exit(70)
+
+
+def print_error() -> None:
+    """The present exception, into the log if that can be written."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
 
 
 def write_all(fd: int, data: bytes) -> None:

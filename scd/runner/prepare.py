@@ -6,12 +6,12 @@ check has passed and the project is as the first node must find it.
 
 import importlib
 import json
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from ..archive import Refused, pack, unpack
+from .child import print_error
 from .job import PREPARED, LastErrors, Settings, write_aside
 
 _SETUP = "sc_setup.pkg.json"
@@ -48,7 +48,7 @@ def prepare(
     except Rejected:
         raise
     except Exception as error:  # whatever a manifest can do to SiliconCompiler is the manifest's fault
-        traceback.print_exc()
+        print_error()
         raise Rejected(
             errors.text() or f"SiliconCompiler failed at the job: {type(error).__name__}: {error}"
         ) from error

@@ -14,13 +14,24 @@ import selectors
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
 from ..procfs import become_subreaper, kill_all, tree
 from . import node as node_
-from .child import MARK, Work, environment_of, figures_of, io_of, live, outcome_of, own_children, session_of, write_all
+from .child import (
+    MARK,
+    Work,
+    environment_of,
+    figures_of,
+    io_of,
+    live,
+    outcome_of,
+    own_children,
+    print_error,
+    session_of,
+    write_all,
+)
 from .job import Settings, load
 from .prepare import Rejected, prepare
 
@@ -80,7 +91,7 @@ class Runner:
         try:
             self._warm()
         except Exception as error:
-            traceback.print_exc()
+            print_error()
             for fd in fds:
                 os.close(fd)
             reason = f"the prepared job cannot be loaded: {error}"

@@ -1,7 +1,8 @@
 """SQLite: everything that must last. The only SQL of scd."""
 
-from .db import Database
+from .backup import back_up, restore
+from .db import Database, is_damaged
 from .jobs import JobStore
 from .usage import UsageStore
 
-__all__ = ["Database", "JobStore", "UsageStore"]
+__all__ = ["Database", "JobStore", "UsageStore", "back_up", "is_damaged", "restore"]

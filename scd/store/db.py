@@ -1,38 +1,40 @@
 """The database file: opening, durability, migrations, and one writer at a time."""
 
 import asyncio
+import logging
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
 
-from ..errors import ScdError
+from ..errors import DatabaseError
+from . import schema
+from .reserve import Reserve
+
+log = logging.getLogger(__name__)
 
 # FULL: a commit has reached the disk when it returns. The answer to a submission relies on that.
-_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 10000")
+_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 10000",
+            f"journal_size_limit = {64 * 2**20}")  # fmt: skip
+RESERVE = "reserve"  # beside the database
 _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "9p"})
 
 Row = sqlite3.Row
 Parameters = Mapping[str, Any]
-
-
-class DatabaseError(ScdError):
-    """The database cannot be used."""
-
-    exit_code = 1
+T = TypeVar("T")
 
 
 class Database:
     """One connection that writes and one that reads, so that a read never waits for a write."""
 
-    def __init__(self, writer: aiosqlite.Connection | None, reader: aiosqlite.Connection):
+    def __init__(self, path: Path, reserve: Reserve, writer: aiosqlite.Connection | None, reader: aiosqlite.Connection):
+        self.path = path
+        self.reserve = reserve
         self._writer = writer
         self._reader = reader
         self._lock = asyncio.Lock()
@@ -41,19 +43,19 @@ class Database:
     async def open(cls, path: Path) -> Self:
         """Open and migrate. Raises DatabaseError for a damaged or newer file or a network file system."""
         _refuse_network(path.parent)
+        reserve = Reserve(path.with_name(RESERVE))
         try:
-            writer = await _connect(path)
+            connections = await _open(path)
+        except sqlite3.Error as error:
+            # On a full disk not even the log's index can be made.
+            if is_damaged(error) or not await asyncio.to_thread(reserve.release):
+                raise _unusable(path, error) from None
             try:
-                await _check(writer, path)
-                await _migrate(writer, path)
-                reader = await _connect(path)
-                await reader.execute("PRAGMA query_only = ON")
-            except BaseException:
-                await writer.close()
-                raise
-        except sqlite3.DatabaseError as error:
-            raise DatabaseError(f"{path}: {error}. Restore a backup of this file.") from None
-        return cls(writer, reader)
+                connections = await _open(path)
+            except sqlite3.Error as again:
+                raise _unusable(path, again) from None
+        await asyncio.to_thread(reserve.hold)
+        return cls(path, reserve, *connections)
 
     @classmethod
     async def open_readonly(cls, path: Path) -> Self:
@@ -61,14 +63,20 @@ class Database:
         connection = await aiosqlite.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
         connection.row_factory = sqlite3.Row
         try:
-            (row,) = await connection.execute_fetchall("PRAGMA user_version")
+            found = await schema.version(connection)
         except sqlite3.DatabaseError as error:
             await connection.close()
-            raise DatabaseError(f"{path}: {error}.") from None
-        if int(row[0]) != migrations()[-1][0]:
+            raise _unusable(path, error) from None
+        if found != schema.newest():
             await connection.close()
             raise DatabaseError(f"{path} has another schema than this version reads; start scd once to migrate it.")
-        return cls(None, connection)
+        return cls(path, Reserve(path.with_name(RESERVE)), None, connection)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         await self._reader.close()
@@ -84,12 +92,46 @@ class Database:
                 await self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
                 await self._writer.commit()
-            except BaseException:
+            except BaseException as error:
                 await self._writer.rollback()
+                if is_full(error) and await asyncio.to_thread(self.reserve.release):
+                    log.warning("the disk of %s is full: the reserve is given up", self.path)
                 raise
+
+    async def write(self, change: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
+        """One change as a transaction of its own, tried again where giving up the reserve may have made room."""
+        try:
+            async with self.transaction() as db:
+                return await change(db)
+        except sqlite3.Error as error:
+            if not is_full(error):
+                raise
+        async with self.transaction() as db:
+            return await change(db)
+
+    async def shrink(self, pages: int) -> None:
+        """Give up to ``pages`` free pages back to the file system, and the log's space."""
+        assert self._writer is not None
+        async with self._lock:
+            # A script, since execute() takes one step, which is one page.
+            await self._writer.executescript(f"PRAGMA incremental_vacuum({pages})")
+            await self._writer.execute_fetchall("PRAGMA wal_checkpoint(PASSIVE)")
 
     async def read(self, sql: str, parameters: Parameters | None = None) -> Iterable[Row]:
         return await self._reader.execute_fetchall(sql, parameters or {})
+
+
+async def _open(path: Path) -> tuple[aiosqlite.Connection, aiosqlite.Connection]:
+    writer = await _connect(path)
+    try:
+        await schema.check(writer, path)
+        await schema.migrate(writer, path)
+        reader = await _connect(path)
+        await reader.execute("PRAGMA query_only = ON")
+    except BaseException:
+        await writer.close()
+        raise
+    return writer, reader
 
 
 async def _connect(path: Path) -> aiosqlite.Connection:
@@ -104,44 +146,24 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-async def _check(connection: aiosqlite.Connection, path: Path) -> None:
-    problems = [row[0] for row in await connection.execute_fetchall("PRAGMA quick_check(3)")]
-    if problems != ["ok"]:
-        raise DatabaseError(f"{path} is damaged ({problems[0]}). Restore a backup of this file.")
+def is_full(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL
 
 
-def migrations() -> list[tuple[int, Traversable]]:
-    """The migration scripts with the version that each leads to."""
-    scripts = resources.files(__package__).joinpath("migrations").iterdir()
-    return sorted(
-        (
-            (int(script.name[:4]), script)
-            for script in scripts
-            if re.fullmatch(r"[0-9]{4}_[a-z0-9_]+\.sql", script.name)
-        ),
-        key=lambda item: item[0],
-    )
+def is_damaged(error: BaseException) -> bool:
+    """The file is not what SQLite wrote: nothing gets better by trying again."""
+    return isinstance(error, sqlite3.Error) and _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
-async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    (row,) = await connection.execute_fetchall("PRAGMA user_version")
-    version = int(row[0])
-    scripts = migrations()
-    newest = scripts[-1][0]
-    if version > newest:
-        raise DatabaseError(
-            f"{path} was written by a newer scd (schema {version}, this one knows {newest}). Upgrade scd."
-        )
-    for target, script in scripts:
-        if target <= version:
-            continue
-        try:
-            await connection.executescript(
-                f"BEGIN IMMEDIATE;\n{script.read_text()}\nPRAGMA user_version = {target};\nCOMMIT;"
-            )
-        except BaseException:
-            await connection.rollback()
-            raise
+def _unusable(path: Path, error: sqlite3.Error) -> DatabaseError:
+    if is_damaged(error):
+        return DatabaseError(schema.explain_damage(path, error))
+    return DatabaseError(f"{path} cannot be used: {error}. Look at the disk, and at whose file this is.")
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The primary code; sqlite3 gives the extended one, and none for its own errors."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _refuse_network(directory: Path) -> None:

@@ -23,6 +23,12 @@ _PREFIX = "SELECT job_hash FROM jobs WHERE substr(job_hash, 1, length(:prefix)) 
 _RETRIED = """
     SELECT job_hash FROM jobs WHERE digest = :digest AND user = :user AND answered = 0 AND created >= :since
     ORDER BY created DESC LIMIT 1"""
+_ENDED_BEFORE = "SELECT * FROM jobs WHERE user = :user AND ended < :at ORDER BY ended, job_hash"
+_LAST_CHANGE = """
+    SELECT max(at) AS at FROM (SELECT max(deleted) AS at FROM tombstones
+                               UNION ALL SELECT at FROM (SELECT at FROM events ORDER BY id DESC LIMIT 1))"""
+_UNMEASURED = "SELECT job_hash FROM jobs WHERE ended IS NOT NULL AND disk_bytes IS NULL"
+_MEASURED = "UPDATE jobs SET disk_bytes = :size WHERE job_hash = :job_hash AND ended IS NOT NULL"
 _INSERT_JOB = """
     INSERT INTO jobs (job_hash, user, state, reason, design, jobname, flow, runtime, created, ended, upload_bytes,
                       digest)
@@ -31,9 +37,12 @@ _INSERT_JOB = """
 _MOVE_JOB = """
     UPDATE jobs SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended
     WHERE job_hash = :job_hash AND state IN (SELECT value FROM json_each(:sources)) RETURNING job_hash"""
+_RETRY_JOB = """
+    UPDATE jobs SET state = 'queued', reason = :reason, retries = retries + 1
+    WHERE job_hash = :job_hash AND state = 'preparing' RETURNING job_hash"""
 _RESUME_JOB = f"""
     UPDATE jobs SET state = 'queued', reason = '', ended = NULL, cancel_reason = NULL, generation = generation + 1,
-        flow = :flow, runtime = :runtime, digest = :digest, answered = 0
+        flow = :flow, runtime = :runtime, digest = :digest, answered = 0, retries = 0, disk_bytes = NULL
     WHERE job_hash = :job_hash AND state IN ({_ENDED}) RETURNING job_hash"""
 _CANCEL_JOB = f"""
     UPDATE jobs SET cancel_reason = :reason
@@ -44,12 +53,15 @@ _PUT_NODE = """
     INSERT INTO nodes (job_hash, step, "index", n, state, reason, cores)
     VALUES (:job_hash, :step, :index, :n, :state, '', :cores)
     ON CONFLICT (job_hash, step, "index") DO UPDATE SET
-        state = excluded.state, cores = excluded.cores,
+        state = excluded.state, cores = excluded.cores, retries = 0,
         reason = CASE WHEN excluded.state = state THEN reason ELSE '' END"""
 _MOVE_NODE = """
     UPDATE nodes SET state = :state, reason = :reason
     WHERE job_hash = :job_hash AND step = :step AND "index" = :index
         AND state IN (SELECT value FROM json_each(:sources)) RETURNING n"""
+_RETRY_NODE = """
+    UPDATE nodes SET state = 'pending', retries = retries + 1
+    WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'error' RETURNING n"""
 _CLAIM_NODE = """
     UPDATE nodes SET state = 'queued', reason = '', attempt = attempt + 1
     WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'pending' AND attempt = :attempt
@@ -60,7 +72,7 @@ _INSERT_ATTEMPT = """
 _START_ATTEMPT = "UPDATE attempts SET started = :started WHERE name = :name AND started IS NULL"
 _END_ATTEMPT = """
     UPDATE attempts SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended,
-        elapsed = :elapsed, exit_code = :exit_code, archive = :archive,
+        elapsed = :elapsed, exit_code = :exit_code, archive = :archive, lost = :lost,
         cpu_seconds = coalesce(:cpu_seconds, cpu_seconds), peak_bytes = coalesce(:peak_bytes, peak_bytes),
         read_bytes = coalesce(:read_bytes, read_bytes), written_bytes = coalesce(:written_bytes, written_bytes)
     WHERE name = :name AND state IS NULL RETURNING cores"""
@@ -129,8 +141,48 @@ class JobStore:
         rows = await self.database.read("SELECT * FROM tombstones WHERE job_hash = :job_hash", {"job_hash": job_hash})
         return _one(Tombstone, rows)
 
+    async def owners(self) -> list[str]:
+        """Every user who has jobs here."""
+        return [row["user"] for row in await self.database.read("SELECT DISTINCT user FROM jobs")]
+
+    async def ended_before(self, user: str, at: float) -> list[Job]:
+        """A user's finished jobs, the one that ended first at the head."""
+        return _all(Job, await self.database.read(_ENDED_BEFORE, {"user": user, "at": at}))
+
+    async def last_change(self) -> float | None:
+        """When the newest thing that is known here happened."""
+        (row,) = await self.database.read(_LAST_CHANGE)
+        return None if row["at"] is None else float(row["at"])
+
+    async def unmeasured(self) -> list[str]:
+        """Finished jobs whose size on the disk is not known yet."""
+        return [row["job_hash"] for row in await self.database.read(_UNMEASURED)]
+
     async def known_hashes(self) -> set[str]:
         return {row["job_hash"] for row in await self.database.read("SELECT job_hash FROM jobs")}
+
+    async def ended_hashes(self) -> set[str]:
+        return {
+            row["job_hash"] for row in await self.database.read("SELECT job_hash FROM jobs WHERE ended IS NOT NULL")
+        }
+
+    async def archives(self) -> dict[str, set[str]]:
+        """The file names of all archives, by job."""
+        found: dict[str, set[str]] = {}
+        for row in await self.database.read("SELECT job_hash, archive FROM attempts WHERE archive IS NOT NULL"):
+            found.setdefault(row["job_hash"], set()).add(row["archive"])
+        return found
+
+    async def damage(self) -> list[str]:
+        """What SQLite itself finds wrong with the file, in its words."""
+        rows = [
+            *await self.database.read("PRAGMA integrity_check"),
+            *await self.database.read("PRAGMA foreign_key_check"),
+        ]
+        return [text for row in rows if (text := " ".join(map(str, row))) != "ok"]
+
+    async def buried_hashes(self) -> set[str]:
+        return {row["job_hash"] for row in await self.database.read("SELECT job_hash FROM tombstones")}
 
     # -- changes
 
@@ -148,6 +200,13 @@ class JobStore:
             "sources": _json(job_sources(state)), "started": now if state is JobState.PREPARING else None,
             "ended": now if state.ended else None,
         })  # fmt: skip
+
+    async def retry(self, db: aiosqlite.Connection, job_hash: str, reason: str) -> bool:
+        """Queue a job again whose preparation was lost."""
+        return await _changed(db, _RETRY_JOB, {"job_hash": job_hash, "reason": reason})
+
+    async def measured(self, db: aiosqlite.Connection, job_hash: str, size: int) -> None:
+        await db.execute(_MEASURED, {"job_hash": job_hash, "size": size})
 
     async def resume(self, db: aiosqlite.Connection, job_hash: str, flow: str, runtime: str, digest: str) -> bool:
         row = {"job_hash": job_hash, "flow": flow, "runtime": runtime, "digest": digest}
@@ -205,6 +264,11 @@ class JobStore:
             "sources": _json(node_sources(state)),
         })  # fmt: skip
 
+    async def retry_node(self, db: aiosqlite.Connection, node: Node) -> bool:
+        """Let a node start again whose attempt was lost."""
+        row = {"job_hash": node.job_hash, "step": node.step, "index": node.index}
+        return await _changed(db, _RETRY_NODE, row)
+
     async def start_attempt(self, db: aiosqlite.Connection, name: str, started: float) -> None:
         await db.execute(_START_ATTEMPT, {"name": name, "started": started})
 
@@ -217,6 +281,10 @@ class JobStore:
         if charge and attempt.step:
             await db.execute(_CHARGE, row)
         return True
+
+    async def forget_archive(self, db: aiosqlite.Connection, job_hash: str, archive: str) -> None:
+        row = {"job_hash": job_hash, "archive": archive}
+        await db.execute("UPDATE attempts SET archive = NULL WHERE job_hash = :job_hash AND archive = :archive", row)
 
     async def delete(self, db: aiosqlite.Connection, job_hash: str) -> bool:
         """Forget an ended job but for its tombstone."""

@@ -11,11 +11,6 @@ from .db import Database
 _SPENT = """
     SELECT coalesce(sum(core_seconds), 0) AS core_seconds, coalesce(sum(result_bytes), 0) AS result_bytes
     FROM ledger WHERE user = :user AND at >= :since"""
-# Live nodes count as they run.
-_RUNNING = """
-    SELECT coalesce(sum(max(0, :now - max(a.started, :since)) * a.cores), 0) AS core_seconds
-    FROM attempts a JOIN jobs j USING (job_hash)
-    WHERE j.user = :user AND a.started IS NOT NULL AND a.ended IS NULL AND a.step <> ''"""
 _UNFINISHED = "SELECT count(*) AS jobs FROM jobs WHERE user = :user AND state NOT IN ({})".format(
     ", ".join(f"'{state}'" for state in sorted(JOB_ENDED))
 )
@@ -25,14 +20,16 @@ class UsageStore:
     def __init__(self, database: Database):
         self.database = database
 
-    async def current(self, user: str, since: float, period: float) -> Usage:
-        """What ``user`` has used since ``since``, the start of a period of ``period`` seconds."""
-        row = {"user": user, "since": since, "now": time.time()}
+    async def current(self, user: str, since: float, period: float, running: float = 0.0) -> Usage:
+        """What ``user`` has used since ``since``, the start of a period of ``period`` seconds.
+
+        ``running``: the core-seconds of his live nodes so far, which are not in the ledger yet.
+        """
+        row = {"user": user, "since": since}
         (spent,) = await self.database.read(_SPENT, row)
-        (running,) = await self.database.read(_RUNNING, row)
         (unfinished,) = await self.database.read(_UNFINISHED, row)
         return Usage(
-            core_seconds=spent["core_seconds"] + running["core_seconds"],
+            core_seconds=spent["core_seconds"] + running,
             result_bytes=spent["result_bytes"],
             unfinished_jobs=unfinished["jobs"],
             period_ends=since + period,

@@ -4,23 +4,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..audit import audit, mend
 from ..errors import BadRequest, Forbidden, NotRunning
 from ..executors.base import Executor
 from ..model import NodeKey
 from ..scheduler import Scheduler
+from ..spool import Spool
+from ..store import JobStore
 from .answers import JsonAnswer
 from .guard import is_local_socket
 from .schemas import check_hash
 
 
 class Admin:
-    def __init__(self, scheduler: Scheduler, executor: Executor):
+    def __init__(self, scheduler: Scheduler, executor: Executor, store: JobStore, spool: Spool):
         self._scheduler = scheduler
         self._executor = executor
+        self._store = store
+        self._spool = spool
 
     def routes(self) -> list[Route]:
         return [
             Route("/admin/cancel/{job_hash}", self.cancel, methods=["POST"]),
+            Route("/admin/fix", self.fix, methods=["POST"]),
             Route("/admin/log/{job_hash}/{step}/{index}", self.log, methods=["GET"]),
         ]
 
@@ -31,6 +37,11 @@ class Admin:
         if not await self._scheduler.cancel(job_hash, "by the administrator"):
             raise NotRunning(f"Job {job_hash} is not running.")
         return JsonAnswer({"message": f"Job {job_hash} is being cancelled.", "success": True})
+
+    async def fix(self, request: Request) -> Response:
+        """``{"findings": [...]}``: what did not fit between disk and database, mended where that can be."""
+        _only_local(request)
+        return JsonAnswer({"findings": await mend(await audit(self._store, self._spool))})
 
     async def log(self, request: Request) -> Response:
         """``{"text", "offset"}`` of a running node's log from query ``offset`` on; 404 if it does not run."""

@@ -19,7 +19,8 @@ from ..config import Config
 from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, UnknownJob
 from ..executors.base import Executor
 from ..intake import Intake, digest
-from ..model import Job, NodeKey, Tombstone
+from ..janitor import Janitor
+from ..model import Job, NodeKey, Tombstone, Usage
 from ..runtimes import Runtimes
 from ..scheduler import Scheduler
 from ..spool import Spool
@@ -47,6 +48,7 @@ class Services(msgspec.Struct):
     runtimes: Runtimes
     auth: Passwords
     intake: Intake
+    janitor: Janitor
     progress: Progress
     terms: str
     draining: Callable[[], str]  # why no new jobs are taken, "" if they are
@@ -86,9 +88,15 @@ class Api:
             user = await self._s.auth.authenticate(asked.username, asked.key)
             if user:
                 allowed = config.limits_of(user)
-                used = await self._s.usage.current(user, limits.period_start(allowed), allowed.period)
-                answer["user_info"] = limits.left(allowed, used)
+                answer["user_info"] = limits.left(allowed, await self._used(user))
         return JsonAnswer(answer)
+
+    async def _used(self, user: str) -> Usage:
+        """What a user has used of this period's limits; his live nodes count as they run."""
+        allowed = self._s.config.limits_of(user)
+        since = limits.period_start(allowed)
+        running = self._s.scheduler.running_core_seconds(user, since)
+        return await self._s.usage.current(user, since, allowed.period, running)
 
     # -- remote_run
 
@@ -113,13 +121,13 @@ class Api:
             job_hash = await self._s.intake.retried(user, fingerprint)
         else:
             allowed = config.limits_of(user)
-            used = await self._s.usage.current(user, limits.period_start(allowed), allowed.period)
-            limits.admit(allowed, used, len(found.nodes))
+            limits.admit(allowed, await self._used(user), len(found.nodes))
             if head is None:
                 if resumed is None:
                     raise BadRequest("The part import is missing, and no job_hash says which job to resume.")
                 job_hash = await self._s.intake.resume(resumed, user, fingerprint, found, submission.cfg)
             else:
+                await asyncio.to_thread(self._s.intake.check_space, int(announced) if announced.isdigit() else 0)
                 upload = _part_data(head, parts)
                 job_hash = await self._s.intake.new(user, fingerprint, found, submission.cfg, upload)
         if not await request.is_disconnected():
@@ -186,11 +194,8 @@ class Api:
             raise UnknownJob(f"Job {job.job_hash} was deleted before.")
         if not job.state.ended:
             raise BadRequest(f"Job {job.job_hash} is still {job.state}; cancel it first.")
-        async with self._s.store.database.transaction() as db:
-            if not await self._s.store.delete(db, job.job_hash):
-                raise BadRequest(f"Job {job.job_hash} has just been resumed; cancel it first.")
-        self._s.board.drop(job.job_hash)
-        await asyncio.to_thread(self._s.spool.remove, job.job_hash)
+        if not await self._s.janitor.delete(job.job_hash):
+            raise BadRequest(f"Job {job.job_hash} has just been resumed; cancel it first.")
         return JsonAnswer({"message": f"Job {job.job_hash} is deleted.", "success": True})
 
     async def get_results(self, request: Request) -> Response:
@@ -203,6 +208,7 @@ class Api:
         job = await self._owned(job_hash, user)
         if isinstance(job, Tombstone):
             raise NoResults(f"Job {job_hash} was deleted.")
+        self._s.janitor.fetched(job_hash)
         path, temporary = await self._archive(job_hash, asked.node)
         try:
             file = await asyncio.to_thread(open, path, "rb")

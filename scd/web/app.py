@@ -24,7 +24,7 @@ def build(services: Services) -> Starlette:
     return Starlette(
         routes=[
             *Api(services).routes(),
-            *Admin(services.scheduler, services.executor).routes(),
+            *Admin(services.scheduler, services.executor, services.store, services.spool).routes(),
             Route("/healthz", healthz, methods=["GET"]),
         ],
         middleware=[Middleware(Guard, hosts=services.config.server.hosts)],

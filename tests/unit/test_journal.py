@@ -1,5 +1,7 @@
 import json
 import os
+import resource
+import signal
 import time
 from pathlib import Path
 
@@ -107,3 +109,34 @@ def test_a_runner_does_not_inherit_the_journal(tmp_path: Path) -> None:
     )  # fmt: skip
     assert not os.get_inheritable(fd)
     journal.append("a")
+
+
+def test_what_a_full_disk_did_not_take_is_written_later_whole_and_in_order(tmp_path: Path) -> None:
+    """A limit on the file's size fails a write in its middle, as a full disk does."""
+    journal = Journal(tmp_path)
+    assert journal.append("first")
+    size = (tmp_path / FILE).stat().st_size
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))
+    try:
+        assert not journal.append("second")
+        assert not journal.append("third")
+        assert journal.pending
+        assert kinds(tmp_path) == ["first"]
+        assert (tmp_path / FILE).stat().st_size == size, "a torn line would spoil the next one"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert journal.flush()
+    assert not journal.pending
+    assert kinds(tmp_path) == ["first", "second", "third"]
+
+
+def test_a_damaged_line_spoils_no_other(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append("a")
+    with open(tmp_path / FILE, "ab") as file:
+        file.write(b"\x00\xff{rot\n[1]\n")
+    journal.append("b")
+    assert kinds(tmp_path) == ["a", "b"]

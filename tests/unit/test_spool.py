@@ -26,6 +26,8 @@ def test_a_submission_gets_its_place(spool: Spool) -> None:
     submit(spool)
     job = spool.job(HASH)
     assert job.path == spool.root / "jobs" / "ab" / HASH
+    assert job.unacknowledged.exists()
+    spool.acknowledge(HASH)
     assert sorted(path.name for path in job.path.iterdir()) == ["archives", "control", "upload", "work"]
     assert job.manifest(1).read_bytes() == b"{}"
     assert job.manifest(1).name == "manifest-1.json"
@@ -102,8 +104,11 @@ def test_a_start_clears_what_a_crash_cut_off_and_keeps_jobs(spool: Spool) -> Non
     staged = spool.stage()
     staged.import_archive.write_bytes(b"half")
     staged.work.chmod(0)
-    Spool(spool.root).create()
-    assert list(spool.staging.iterdir()) == []
+    later = Spool(spool.root)
+    later.create()
+    fresh = later.stage()
+    later.clear()
+    assert list(spool.staging.iterdir()) == [fresh.path], "an upload that has begun since is none of it"
     assert spool.hashes() == {HASH}
 
 
@@ -121,3 +126,32 @@ def test_a_job_is_removed_whatever_it_left(spool: Spool) -> None:
     assert not spool.job(HASH).path.exists()
     assert (outside / "kept").exists(), "a link in a job's directory was followed"
     spool.remove(HASH)
+
+
+def test_a_removed_job_is_gone_whole_or_swept_at_start(spool: Spool) -> None:
+    submit(spool)
+    (spool.job(HASH).work / "file").write_text("x")
+    spool.remove(HASH)
+    spool.remove(HASH)
+    assert spool.hashes() == set()
+    assert list(spool.staging.iterdir()) == []
+
+
+def test_what_no_job_owns_is_moved_and_never_overwritten(spool: Spool) -> None:
+    places = []
+    for text in ("first", "second"):
+        submit(spool)
+        (spool.job(HASH).work / "file").write_text(text)
+        places.append(spool.set_aside(HASH))
+    assert [(place / "work" / "file").read_text() for place in places] == ["first", "second"]
+
+
+def test_a_jobs_size_is_what_it_takes_on_the_disk(spool: Spool) -> None:
+    assert spool.size(HASH) == 0
+    submit(spool)
+    empty = spool.size(HASH)
+    (spool.job(HASH).work / "big").write_bytes(bytes(2**20))
+    (spool.job(HASH).work / "link").symlink_to("/etc/passwd")
+    with open(spool.job(HASH).work / "hole", "wb") as file:
+        file.truncate(2**30)
+    assert 2**20 <= spool.size(HASH) - empty < 2**20 + 2**16

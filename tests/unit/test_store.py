@@ -3,50 +3,20 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from scd.errors import BadRequest
-from scd.model import Attempt, Job, NodeKey, PlanNode
+from scd.model import NodeKey, PlanNode
 from scd.states import JOB_TRANSITIONS, NODE_TRANSITIONS, JobState, NodeState
-from scd.store import Database, JobStore, UsageStore
-from scd.store.db import DatabaseError, migrations
+from scd.store import JobStore, UsageStore
+
+from .rows import HASH, attempt, job
 
 pytestmark = pytest.mark.anyio
 
-HASH = "ab" * 16
 J, N = JobState, NodeState
-
-
-def job(job_hash: str = HASH, **fields: object) -> Job:
-    base = Job(
-        job_hash=job_hash, user="alice", state=J.QUEUED, reason="", design="top", jobname="job0", flow="flow",
-        runtime="default", created=time.time(), started=None, ended=None, upload_bytes=10, digest="d", answered=False,
-        cancel_reason=None, generation=1, plan=None,
-    )  # fmt: skip
-    return msgspec.structs.replace(base, **fields)
-
-
-def attempt(name: str = "a1", step: str = "syn", number: int = 1, **fields: object) -> Attempt:
-    base = Attempt(
-        name=name, job_hash=HASH, step=step, index="0", attempt=number, executor="local", cores=2, queued=time.time()
-    )
-    return msgspec.structs.replace(base, **fields)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    found = await Database.open(tmp_path / "scd.db")
-    yield found
-    await found.close()
-
-
-@pytest.fixture
-async def store(database: Database) -> JobStore:
-    return JobStore(database)
 
 
 async def add(store: JobStore, *nodes: str, state: JobState = J.RUNNING) -> None:
@@ -123,11 +93,8 @@ async def test_a_live_node_counts_as_it_runs(store: JobStore) -> None:
     await add(store, "syn")
     async with store.database.transaction() as db:
         await store.add_attempt(db, attempt())
-        await store.start_attempt(db, "a1", time.time() - 50)
-    usage = await UsageStore(store.database).current("alice", 0, 100)
-    assert 100 <= usage.core_seconds < 110
-    late = await UsageStore(store.database).current("alice", time.time() - 10, 100)
-    assert 20 <= late.core_seconds < 30, "only what falls into the period"
+        assert await store.end_attempt(db, attempt(ended=time.time(), elapsed=5.0, state=N.SUCCESS))
+    assert (await UsageStore(store.database).current("alice", 0, 100, running=7.0)).core_seconds == 17.0
 
 
 async def test_downloads_count_and_outlive_the_job(store: JobStore) -> None:
@@ -408,104 +375,6 @@ async def test_the_database_refuses_nonsense(store: JobStore, statement: str) ->
     with pytest.raises(sqlite3.IntegrityError):
         async with store.database.transaction() as db:
             await db.execute(statement)
-
-
-async def test_durability_is_asked_for(database: Database) -> None:
-    async with database.transaction() as db:
-        (synchronous,) = await db.execute_fetchall("PRAGMA synchronous")
-        (mode,) = await db.execute_fetchall("PRAGMA journal_mode")
-    assert (synchronous[0], mode[0]) == (2, "wal"), "a commit must have reached the disk when it returns"
-
-
-async def test_a_newer_database_is_refused(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "scd.db") as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(DatabaseError, match=r"was written by a newer scd \(schema 99, this one knows 1\)"):
-        await Database.open(tmp_path / "scd.db")
-
-
-async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
-    await (await Database.open(tmp_path / "scd.db")).close()
-    content = bytearray((tmp_path / "scd.db").read_bytes())
-    content[4096:12000] = b"\xff" * (12000 - 4096)
-    (tmp_path / "scd.db").write_bytes(content)
-    with pytest.raises(DatabaseError, match="Restore a backup"):
-        await Database.open(tmp_path / "scd.db")
-
-
-async def test_what_is_no_database_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "scd.db").write_bytes(b"not a database at all" * 1000)
-    with pytest.raises(DatabaseError, match=r"scd\.db: file is not a database\. Restore a backup of this file\.$"):
-        await Database.open(tmp_path / "scd.db")
-    with pytest.raises(DatabaseError, match="file is not a database"):
-        await Database.open_readonly(tmp_path / "scd.db")
-
-
-async def test_migrating_an_empty_file_gives_the_fresh_schema(tmp_path: Path) -> None:
-    (tmp_path / "scd.db").touch()
-    await (await Database.open(tmp_path / "scd.db")).close()
-    query = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
-    migrated = sqlite3.connect(tmp_path / "scd.db")
-    fresh = sqlite3.connect(":memory:")
-    for _, script in migrations():
-        fresh.executescript(script.read_text())
-    assert migrated.execute(query).fetchall() == fresh.execute(query).fetchall()
-    assert [version for version, _ in migrations()] == list(range(1, len(migrations()) + 1)), "no version left out"
-    tables = [
-        row[0] for row in fresh.execute("SELECT name FROM pragma_table_list WHERE strict = 0 AND schema = 'main'")
-    ]
-    assert [name for name in tables if not name.startswith("sqlite_")] == [], "a table that is not STRICT"
-    migrated.close()
-    fresh.close()
-
-
-async def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    """A table that is in the way, at the end of the script: nothing of what stands before it stays."""
-    with sqlite3.connect(tmp_path / "scd.db") as connection:
-        connection.execute("CREATE TABLE ledger (x)")
-    connection.close()
-    with pytest.raises(DatabaseError, match="table ledger already exists"):
-        await Database.open(tmp_path / "scd.db")
-    connection = sqlite3.connect(tmp_path / "scd.db")
-    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("ledger",)]
-    assert connection.execute("PRAGMA user_version").fetchone() == (0,)
-    connection.close()
-
-
-@pytest.mark.parametrize("name", ["a b.db", "100%.db", "what?.db", "#1.db", "ü.db"])
-async def test_a_file_name_is_no_url(tmp_path: Path, name: str) -> None:
-    await (await Database.open(tmp_path / name)).close()
-    reader = await Database.open_readonly(tmp_path / name)
-    assert await JobStore(reader).known_hashes() == set()
-    await reader.close()
-
-
-async def test_a_reader_of_another_schema_is_sent_away(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "scd.db") as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(DatabaseError, match="has another schema than this version reads; start scd once to migrate it"):
-        await Database.open_readonly(tmp_path / "scd.db")
-
-
-async def test_a_second_start_changes_nothing(tmp_path: Path) -> None:
-    for _ in range(2):
-        await (await Database.open(tmp_path / "scd.db")).close()
-    connection = sqlite3.connect(tmp_path / "scd.db")
-    assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations()),)
-    connection.close()
-
-
-async def test_reading_beside_a_daemon(tmp_path: Path) -> None:
-    writer = await Database.open(tmp_path / "scd.db")
-    async with writer.transaction() as db:
-        await JobStore(writer).add(db, job())
-    reader = await Database.open_readonly(tmp_path / "scd.db")
-    found = await JobStore(reader).job(HASH)
-    assert found is not None
-    await reader.close()
-    await writer.close()
 
 
 async def test_a_node_is_found_by_the_clients_word(store: JobStore) -> None:

@@ -1,0 +1,92 @@
+"""Disk and database compared: what does not fit together, and how it is mended."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from .spool import JobDirectory, Spool
+from .store import JobStore
+
+Mend = Callable[[], Awaitable[str]]  # what was done, in words
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that does not fit. ``mend`` is None where only a person can."""
+
+    job_hash: str
+    problem: str
+    remedy: str
+    mend: Mend | None = None
+
+
+async def audit(store: JobStore, spool: Spool) -> list[Finding]:
+    """All findings, the database's own first. Safe beside a running daemon: of its jobs only the ended are judged."""
+    findings = [Finding("", problem, "restore a backup: scdctl restore FILE") for problem in await store.damage()]
+    there = await asyncio.to_thread(spool.hashes)
+    # In this order: a submission comes to the disk first, and goes from the database first.
+    known, archives = await store.known_hashes(), await store.archives()
+    orphans = await asyncio.to_thread(lambda: [spool.job(job_hash) for job_hash in sorted(there - known)])
+    findings += [_orphan(spool, orphan.path) for orphan in orphans if await asyncio.to_thread(_is_left, orphan)]
+    for job_hash in sorted(await store.ended_hashes()):
+        if job_hash not in there:
+            findings.append(_lost_files(store, job_hash))
+            continue
+        present = await asyncio.to_thread(spool.archive_names, job_hash)
+        wanted = archives.get(job_hash, set())
+        findings += [_lost_archive(store, job_hash, name) for name in sorted(wanted - present)]
+        findings += [_unfinished_file(spool, job_hash, name) for name in sorted(present) if _is_unfinished(name)]
+    return findings
+
+
+async def mend(findings: list[Finding]) -> list[dict[str, str]]:
+    """Each finding as ``record`` has it, mended where that can be."""
+    return [record(finding, "" if finding.mend is None else await finding.mend()) for finding in findings]
+
+
+def record(finding: Finding, mended: str = "") -> dict[str, str]:
+    """As ``scdctl --json`` shows it; ``mended`` is empty for what is as it was."""
+    return {
+        "job_hash": finding.job_hash, "problem": finding.problem, "remedy": finding.remedy, "mended": mended,
+    }  # fmt: skip
+
+
+def _is_left(directory: JobDirectory) -> bool:
+    """Neither on its way in nor on its way out."""
+    return directory.path.exists() and not directory.unacknowledged.exists()
+
+
+def _is_unfinished(name: str) -> bool:
+    return name.startswith((".", "snapshot-"))
+
+
+def _orphan(spool: Spool, path: Path) -> Finding:
+    async def mend() -> str:
+        return f"moved to {await asyncio.to_thread(spool.set_aside, path.name)}"
+
+    return Finding(path.name, f"{path} belongs to no job in the database", f"move it to {spool.lost_and_found}", mend)
+
+
+def _lost_files(store: JobStore, job_hash: str) -> Finding:
+    async def mend() -> str:
+        await store.database.write(lambda db: store.delete(db, job_hash))
+        return "deleted; its final status stays known"
+
+    return Finding(job_hash, "its files are gone", "delete the job, which leaves its final status", mend)
+
+
+def _lost_archive(store: JobStore, job_hash: str, archive: str) -> Finding:
+    async def mend() -> str:
+        await store.database.write(lambda db: store.forget_archive(db, job_hash, archive))
+        return "forgotten; a download is refused from now on, as it should be"
+
+    return Finding(job_hash, f"its archive {archive} is gone", "forget the archive", mend)
+
+
+def _unfinished_file(spool: Spool, job_hash: str, name: str) -> Finding:
+    async def mend() -> str:
+        await asyncio.to_thread((spool.job(job_hash).archives / name).unlink, missing_ok=True)
+        return "removed"
+
+    return Finding(job_hash, f"{name} was never finished", "remove the file", mend)

@@ -1,0 +1,84 @@
+"""Migrations: scripts numbered by the ``user_version`` that they lead to. The old database is backed up first."""
+
+import contextlib
+import re
+import sqlite3
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import aiosqlite
+
+from ..errors import DatabaseError
+from .backup import copy, known_backup
+
+_INCREMENTAL = 2
+
+
+def migrations() -> list[tuple[int, Traversable]]:
+    """The migration scripts with the version that each leads to."""
+    scripts = resources.files(__package__).joinpath("migrations").iterdir()
+    return sorted(
+        (
+            (int(script.name[:4]), script)
+            for script in scripts
+            if re.fullmatch(r"[0-9]{4}_[a-z0-9_]+\.sql", script.name)
+        ),
+        key=lambda item: item[0],
+    )
+
+
+def newest() -> int:
+    return migrations()[-1][0]
+
+
+async def version(connection: aiosqlite.Connection) -> int:
+    return int(await pragma(connection, "user_version"))
+
+
+async def pragma(connection: aiosqlite.Connection, text: str) -> str:
+    """The one value that a pragma answers."""
+    (row,) = await connection.execute_fetchall(f"PRAGMA {text}")
+    return str(row[0])
+
+
+async def check(connection: aiosqlite.Connection, path: Path) -> None:
+    """Raise DatabaseError for a damaged file, naming the newest backup."""
+    problem = await pragma(connection, "quick_check(1)")
+    if problem != "ok":
+        raise DatabaseError(explain_damage(path, problem))
+
+
+def explain_damage(path: Path, problem: object) -> str:
+    """What is wrong with the file, and which backup to put in its place."""
+    backup = known_backup(path)
+    advice = f"Its newest known backup: scdctl restore {backup}" if backup else "Restore one: scdctl restore FILE"
+    return f"{path} is damaged ({' '.join(str(problem).split())}). {advice}"
+
+
+async def migrate(connection: aiosqlite.Connection, path: Path) -> None:
+    """All missing scripts in one transaction, whole or not at all. Raises DatabaseError for a newer database."""
+    found, wanted = await version(connection), newest()
+    if found > wanted:
+        raise DatabaseError(
+            f"{path} was written by a newer scd (schema {found}, this one knows {wanted}). "
+            "Upgrade scd, or restore a backup made before the upgrade."
+        )
+    if found < wanted:
+        if found:
+            await copy(path, before_migration(path, found))
+        scripts = "\n".join(script.read_text() for target, script in migrations() if target > found)
+        try:
+            await connection.executescript(f"BEGIN IMMEDIATE;\n{scripts}\nPRAGMA user_version = {wanted};\nCOMMIT;")
+        except BaseException:
+            await connection.rollback()
+            raise
+    if int(await pragma(connection, "auto_vacuum")) != _INCREMENTAL:
+        with contextlib.suppress(sqlite3.OperationalError):  # no room for it: at another start
+            await connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+            await connection.execute("VACUUM")
+
+
+def before_migration(path: Path, version: int) -> Path:
+    """Where the database as it was before a migration is kept."""
+    return path.with_name(f"{path.name}.schema-{version}")

@@ -1,0 +1,103 @@
+"""The listening sockets, and uvicorn behind them."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from types import FrameType
+
+import uvicorn
+from starlette.applications import Starlette
+
+from ..config import Config, split_address
+from ..errors import ConfigError
+from ..systemd import notify
+from .progress import Progress
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_KEEP_ALIVE = 15
+_STOP_DEADLINE = 10
+
+Duty = Callable[[], Awaitable[None]]
+
+
+class Server(uvicorn.Server):
+    """uvicorn, telling the service manager when it listens, and letting held polls go when it stops.
+
+    ``last_duty`` is done at the first signal, while requests are still answered.
+    """
+
+    def __init__(self, app: Starlette, progress: Progress, banner: str, last_duty: Duty):
+        super().__init__(
+            uvicorn.Config(
+                app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+                server_header=False, proxy_headers=False, backlog=_BACKLOG, timeout_keep_alive=_KEEP_ALIVE,
+                timeout_graceful_shutdown=_STOP_DEADLINE,
+            )
+        )  # fmt: skip
+        self._progress = progress
+        self._banner = banner
+        self._last_duty = last_duty
+        self._leaving: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.stopping = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        log.info("%s", self._banner)
+        notify("READY=1")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """The first signal answers what is in flight, the second does not wait for it."""
+        if self.stopping or self._loop is None:
+            self.force_exit = self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(self._leave)
+        self.stopping = True
+
+    def _leave(self) -> None:
+        notify("STOPPING=1")
+        self._leaving = asyncio.create_task(self._do_last_duty())
+
+    async def _do_last_duty(self) -> None:
+        try:
+            await self._last_duty()
+        except Exception:
+            log.exception("stopping in spite of this")
+        self._progress.stop()
+        self.should_exit = True
+
+
+def bind(config: Config) -> list[socket.socket]:
+    """The listening sockets of the configuration. Raises ConfigError for one that cannot be had."""
+    sockets = []
+    for address in config.server.listen:
+        try:
+            sockets.append(_bind_unix(address[5:]) if address.startswith("unix:") else _bind_tcp(address))
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+    return sockets
+
+
+def _bind_tcp(address: str) -> socket.socket:
+    host, port = split_address(address)
+    (family, *_, target), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(target)
+    return listener
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """Only after the state directory is locked: a socket found there is a dead daemon's."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    return listener
