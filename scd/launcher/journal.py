@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..durable import fsync
 from ..procfs import boot_id
 
 FILE = "events.jsonl"
@@ -25,6 +26,7 @@ class Journal:
 
     def __init__(self, directory: Path):
         self._fd = os.open(directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        fsync(directory)
         self._boot = boot_id()
         self._pending = b""
         size = os.fstat(self._fd).st_size

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ..channel import ChannelBroken, Message
-from ..procfs import alive, become_subreaper, identify, kill_all, tree
+from ..procfs import alive, become_subreaper, identify, kill_all, marked, tree
 from .attempts import Attempt, Leftovers
 from .entrance import SOCKET, Entrance, take_lock
 from .journal import Journal, read
@@ -39,6 +39,7 @@ _NEWS = {"journal": True}
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
+_ROUNDS = 100  # of killing what may fork meanwhile
 _RETRY = 1.0  # between attempts to write what a full disk did not take
 
 
@@ -107,6 +108,7 @@ class Shim:
         if left.runner is not None and alive(left.runner):
             kill_all(tree(left.runner.pid))
         for temporary in left.temporaries:
+            _end_orphans(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
         self.seen = left.seen
         self.lost = {name: (attempt, left.reason) for name, attempt in left.unfinished.items()}
@@ -319,6 +321,16 @@ class Shim:
             if result is None or (self.runner is not None and result.si_pid == self.runner.pid):
                 return
             os.waitpid(result.si_pid, 0)
+
+
+def _end_orphans(temporary: str) -> None:
+    """What a shim and a runner that died together left behind: known by the directory that was made for them alone."""
+    for _ in range(_ROUNDS):
+        orphans = marked(f"TMPDIR={temporary}".encode()) - {os.getpid()}
+        if not orphans:
+            break
+        kill_all(orphans)
+        time.sleep(0.01)
 
 
 def _is_ours(pid: int) -> bool:
