@@ -79,6 +79,7 @@ class Shim:
             self._kill_overdue()
         if self.runner is not None:
             self.runner.stop(self.selector)
+        self.journal.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.control / SOCKET)
@@ -86,6 +87,7 @@ class Shim:
     def _serve(self, ready: object) -> None:
         if ready is self.entrance.listener:
             self.entrance.accept()
+            self.entrance.tell_all(_NEWS)  # of what was written between its look at the journal and now
         elif self.entrance.owns(ready):
             for order in self.entrance.orders(ready):
                 self._obey(order, ready)
@@ -173,6 +175,7 @@ class Shim:
         try:
             archive = self._keep(attempt.archive, message)
         except OSError as error:  # a success whose results nobody can have is none
+            discard(self.archives, attempt.archive)
             reason = f"its results could not be kept: {error.strerror}"
             message = {**message, "state": "error", "reason": reason}
         self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message, lost=lost))

@@ -44,16 +44,14 @@ class Database:
         """Open and migrate. Raises DatabaseError for a damaged or newer file or a network file system."""
         _refuse_network(path.parent)
         reserve = Reserve(path.with_name(RESERVE))
-        try:
-            connections = await _open(path)
-        except sqlite3.Error as error:
-            # On a full disk not even the log's index can be made.
-            if is_damaged(error) or not await asyncio.to_thread(reserve.release):
-                raise _unusable(path, error) from None
+        while True:
             try:
                 connections = await _open(path)
-            except sqlite3.Error as again:
-                raise _unusable(path, again) from None
+                break
+            except sqlite3.Error as error:
+                # On a full disk not even the log's index can be made.
+                if is_damaged(error) or not await asyncio.to_thread(reserve.release):
+                    raise _unusable(path, error) from None
         await asyncio.to_thread(reserve.hold)
         return cls(path, reserve, *connections)
 
@@ -95,19 +93,19 @@ class Database:
             except BaseException as error:
                 await self._writer.rollback()
                 if is_full(error) and await asyncio.to_thread(self.reserve.release):
-                    log.warning("the disk of %s is full: the reserve is given up", self.path)
+                    log.warning("the disk of %s is full: a part of the reserve is given up", self.path)
                 raise
 
     async def write(self, change: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        """One change as a transaction of its own, tried again where giving up the reserve may have made room."""
-        try:
-            async with self.transaction() as db:
-                return await change(db)
-        except sqlite3.Error as error:
-            if not is_full(error):
-                raise
-        async with self.transaction() as db:
-            return await change(db)
+        """One change as a transaction of its own, tried again where a slice of the reserve may have made room."""
+        while True:
+            held = self.reserve.size
+            try:
+                async with self.transaction() as db:
+                    return await change(db)
+            except sqlite3.Error as error:
+                if not (is_full(error) and self.reserve.size < held):
+                    raise
 
     async def shrink(self, pages: int) -> None:
         """Give up to ``pages`` free pages back to the file system, and the log's space."""

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 2048
 _KEEP_ALIVE = 15
 _STOP_DEADLINE = 10
+_FIRST_REQUEST = 1.0
 
 Duty = Callable[[], Awaitable[None]]
 
@@ -51,6 +53,17 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         log.info("%s", self._banner)
         notify("READY=1")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn cuts off who has connected and whose request has not been read yet: let these requests come first."""
+        for server in self.servers:
+            server.close()
+        deadline = time.monotonic() + _FIRST_REQUEST
+        while not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            if all(getattr(connection, "cycle", True) for connection in self.server_state.connections):
+                break
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """The first signal answers what is in flight, the second does not wait for it."""

@@ -22,7 +22,7 @@ assert all((answers, clock, database, kills, space, syscalls))  # importing them
 
 def main() -> None:
     rows = sorted({experiment.row for experiment in EXPERIMENTS})
-    parser = argparse.ArgumentParser(prog="tests.faults", description="Inject faults into scd, and count what comes of it.")
+    parser = argparse.ArgumentParser(prog="tests.faults", description="Inject faults into scd, and count.")
     parser.add_argument("--row", type=int, action="append", choices=rows, help="only this row of the catalogue")
     parser.add_argument("--only", default="", metavar="WORD", help="only experiments with this word in their title")
     parser.add_argument("--times", type=int, metavar="N", help="strike so often instead of as often as listed")

@@ -29,11 +29,14 @@ class Bench:
         return sorted(self.rng.sample(points, min(self.times, len(points))))
 
 
+Run = Callable[[Bench], None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     row: int
     fault: str
-    run: Callable[[Bench], None]
+    run: Run
     full: int  # times in ``make faults``
     sample: int  # times in the gate
 
@@ -41,8 +44,8 @@ class Experiment:
 EXPERIMENTS: list[Experiment] = []
 
 
-def experiment(row: int, fault: str, full: int, sample: int) -> Callable[[Callable[[Bench], None]], Callable[[Bench], None]]:
-    def register(run: Callable[[Bench], None]) -> Callable[[Bench], None]:
+def experiment(row: int, fault: str, full: int, sample: int) -> Callable[[Run], Run]:
+    def register(run: Run) -> Run:
         EXPERIMENTS.append(Experiment(row, fault, run, full, sample))
         return run
 

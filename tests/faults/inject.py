@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-# What SQLite, the spool and the shim change files with. ``write`` is for logs and uploads, ``pwrite64`` for the database.
+# What changes files: ``write`` is for logs and uploads, ``pwrite64`` and ``fdatasync`` are the database.
 CHANGES = ("write", "pwrite64", "fsync", "fdatasync", "rename", "mkdir", "unlink", "ftruncate")
 
 
@@ -54,6 +54,20 @@ def count(seen: str) -> dict[str, int]:
     for (call, _), times in found.items():
         most[call] = max(times, most.get(call, 0))
     return most
+
+
+def finished(seen: str) -> str:
+    """A trace with each call where it ended; what is sent stays where it began."""
+    lines, begun = [], dict[str, str]()
+    for line in seen.splitlines():
+        thread, _, rest = line.partition(" ")
+        if rest.endswith(" <unfinished ...>") and "sendto(" not in rest:
+            begun[thread] = rest.removesuffix(" <unfinished ...>")
+        elif "resumed>" in rest and thread in begun:
+            lines.append(begun.pop(thread) + rest.partition("resumed>")[2])
+        else:
+            lines.append(rest)
+    return "\n".join(lines)
 
 
 def missing() -> str:

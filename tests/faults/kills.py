@@ -14,14 +14,14 @@ import httpx2
 from ..harness import start_client
 from .bench import Bench, experiment
 from .inject import alive, eventually, kill
-from .world import Canaries
+from .world import PROOF, Canaries
 
 _FLOWS = ("workers", "workers", "work", "fan", "lint", "chain")
 
 
 @experiment(1, "kill -9 of the daemon at a random instant of real flows", full=500, sample=12)
 def kill_the_daemon(bench: Bench) -> None:
-    with Canaries(bench.tally), bench.world("[local]\ncores = 4\n[limits]\nretention = \"1000d\"\n") as world:
+    with Canaries(bench.tally), bench.world('[local]\ncores = 4\n[limits]\nretention = "1000d"\n') as world:
         world.daemon.start()
         for _ in range(bench.times):
             if len(world.unfinished()) < 4:
@@ -40,9 +40,10 @@ def kill_the_daemon(bench: Bench) -> None:
 @experiment(2, "restart beside a live node, the listening socket handed in", full=60, sample=4)
 def restart_with_a_held_socket(bench: Bench) -> None:
     """Who polls notices a pause. Only a request in flight at a SIGKILL is cut off."""
-    with bench.world("[local]\ncores = 4\n") as world, socket.create_server(
-        ("127.0.0.1", world.daemon.port), backlog=256
-    ) as held:
+    with (
+        bench.world("[local]\ncores = 4\n") as world,
+        socket.create_server(("127.0.0.1", world.daemon.port), backlog=256) as held,
+    ):
         world.daemon.spawn(held=held)
         world.daemon.wait_until_ready()
         pollers = Pollers(world.daemon.url)
@@ -61,7 +62,9 @@ def restart_with_a_held_socket(bench: Bench) -> None:
         outcomes = pollers.stop()
         bench.tally.facts.update({f"polls {what}": count for what, count in outcomes.items()})
         bench.tally.expect(not outcomes["refused"], f"{outcomes['refused']} clients were refused a connection")
-        bench.tally.expect(not outcomes["cut off by SIGTERM"], f"{outcomes['cut off by SIGTERM']} requests were cut off")
+        bench.tally.expect(
+            not outcomes["cut off by SIGTERM"], f"{outcomes['cut off by SIGTERM']} requests were cut off"
+        )
         world.settle()
         world.expect_tidy()
 
@@ -121,14 +124,15 @@ def restart_and_bind(bench: Bench) -> None:
 @experiment(2, "orderly restarts under the real client", full=10, sample=1)
 def restart_under_the_client(bench: Bench) -> None:
     """The unmodified client's run goes through as if nothing had been."""
-    with bench.world("[local]\ncores = 4\n") as world, socket.create_server(
-        ("127.0.0.1", world.daemon.port), backlog=256
-    ) as held:
+    with (
+        bench.world("[local]\ncores = 4\n") as world,
+        socket.create_server(("127.0.0.1", world.daemon.port), backlog=256) as held,
+    ):
         world.daemon.spawn(held=held)
         world.daemon.wait_until_ready()
         for number in range(bench.times):
             directory = bench.directory / f"client{number}"
-            client = start_client(directory, "work", world.daemon, "script=sleep 3")
+            client = start_client(directory, "work", world.daemon, f"script={PROOF.format(then='sleep 3')}")
             eventually(world.live_nodes, 30)
             for _ in range(2):
                 time.sleep(bench.rng.uniform(0, 0.5))
@@ -191,7 +195,7 @@ def forge_pids(bench: Bench) -> None:
             job_hash = world.submit("work", "sleep 300", "failed")
             if job_hash is None or not eventually(lambda: any("." in n for _, n in world.live_nodes().values()), 15):
                 continue
-            eventually(lambda: world.proofs(), 15)
+            eventually(lambda: any(job_hash in place for place in world.proofs()), 15)  # noqa: B023
             world.daemon.stop(signal.SIGKILL)
             kill(keepers(world.daemon.journal(job_hash), ["shim", "runner"]))
             file = world.daemon.job_directory(job_hash) / "control" / "events.jsonl"

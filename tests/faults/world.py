@@ -24,7 +24,7 @@ from .inject import alive, eventually
 from .tally import Tally
 
 FINAL = ("completed", "failed", "canceled", "rejected", "timeout")
-_PROOF = "echo $PWD >>../../../ran; {then}"  # beside the nodes' directories, which SiliconCompiler makes anew
+PROOF = "echo $PWD >>../../../ran; {then}"  # beside the nodes' directories, which SiliconCompiler makes anew
 _SCRIPTED = {"work": 1, "workers": 4}  # nodes that leave a proof
 
 
@@ -52,7 +52,7 @@ class World:
     def manifest(self, flow: str, then: str = "true", *options: str) -> Json:
         """A job that no other equals. Its scripted nodes prove that they ran, then do ``then``."""
         if flow in _SCRIPTED:
-            options = (*options, f"script={_PROOF.format(then=then)}", "threads=1")
+            options = (*options, f"script={PROOF.format(then=then)}", "threads=1")
         cfg = copy.deepcopy(manifest(flow, *options))
         return set_value(cfg, f"j{next(self._numbers)}", "option", "jobname")
 
@@ -109,6 +109,10 @@ class World:
                     found[int(record["pid"])] = (job_hash, record["name"])
         return found
 
+    def ended(self) -> set[str]:
+        """The attempts that a shim saw end."""
+        return {record["name"] for _, records in self.journals() for record in records if record["type"] == "ended"}
+
     def proofs(self) -> Counter[str]:
         """How often each scripted node ran, by its directory."""
         lines: list[str] = []
@@ -120,10 +124,10 @@ class World:
 
     def expect_adopted(self, live: dict[int, tuple[str, str]]) -> None:
         """What ran before the daemon died runs on, or has ended by itself."""
-        ended = {record["name"] for _, records in self.journals() for record in records if record["type"] == "ended"}
         self.tally.facts["live nodes at a kill"] += len(live)
         for pid, (job_hash, name) in live.items():
-            self.tally.expect(alive(pid) or name in ended, f"{job_hash}: {name} (pid {pid}) did not survive the daemon")
+            there = eventually(lambda: alive(pid) or name in self.ended(), 5)  # noqa: B023 - called in this round
+            self.tally.expect(there, f"{job_hash}: {name} (pid {pid}) did not survive the daemon")
 
     def settle(self, timeout: float = 180) -> None:
         """Wait for the end of all jobs, then compare what was promised with what is."""
