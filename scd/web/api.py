@@ -130,7 +130,7 @@ class Api:
                 await asyncio.to_thread(self._s.intake.check_space, int(announced) if announced.isdigit() else 0)
                 upload = _part_data(head, parts)
                 job_hash = await self._s.intake.new(user, fingerprint, found, submission.cfg, upload)
-        if not await request.is_disconnected():
+        if not await _has_left(request):
             await self._s.intake.answered(job_hash)
         answer = {"message": f"Job {job_hash} is queued.", "interval": config.server.progress_interval}
         return JsonAnswer({**answer, "job_hash": job_hash})
@@ -271,6 +271,15 @@ class Api:
 
     def _waiting(self, job: Job | Tombstone) -> JobView:
         return JobView(job.job_hash, job.user, job.state, job.reason, {}, 0)
+
+
+async def _has_left(request: Request) -> bool:
+    """Whether the client gave the answer up. Behind a large body uvicorn reads no further, and sees that late."""
+    for _ in range(3):
+        if await request.is_disconnected():
+            return True
+        await asyncio.sleep(0.001)
+    return await request.is_disconnected()
 
 
 async def _part_data(head: bytes, parts: AsyncIterator[Event]) -> AsyncIterator[bytes]:

@@ -61,6 +61,7 @@ def _run(one: Experiment, times: int, seed: int) -> Tally:
     except Exception:
         tally.expect(False, traceback.format_exc())
     tally.seconds = time.monotonic() - begin
+    print(f"    struck {tally.injected} times in {tally.seconds:.0f} s", flush=True)
     if tally.blame:
         print(f"    {len(tally.blame)} to blame, first: {tally.blame[0]}\n    left for a look: {directory}", flush=True)
     else:

@@ -37,7 +37,11 @@ class Strace:
         """Detach; what was seen."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=20)
+        except subprocess.TimeoutExpired:  # its tracees run on when it is gone
+            self._process.kill()
+            self._process.communicate()
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def struck(self) -> int:
@@ -95,6 +99,8 @@ def small_disk(place: Path, size: int) -> Iterator[Path]:
 def fill(file: Path, keep: int = 0) -> None:
     """Let a file take all but ``keep`` bytes of its disk."""
     left = shutil.disk_usage(file.parent).free - keep
+    if left <= 0:
+        return
     with open(file, "ab") as taken:
         for block in (2**20, 4096, 1):
             with contextlib.suppress(OSError):

@@ -55,7 +55,7 @@ def _commit(world: World) -> None:
     if running is not None:
         world.tally.expect(world.daemon.progress(running)["code"] == 200, "a poll was not answered on a full disk")
     time.sleep(world.rng.uniform(0, 2))
-    filler.unlink()
+    filler.unlink(missing_ok=True)
 
 
 _CASES: list[Callable[[World], None]] = [_upload, _unpack, _run, _commit]
