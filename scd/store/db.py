@@ -14,6 +14,7 @@ import aiosqlite
 
 from ..errors import DatabaseError
 from . import schema
+from .damage import ERRORS, explain, is_damaged, is_full
 from .reserve import Reserve
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Database:
             try:
                 connections = await _open(path)
                 break
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 # On a full disk not even the log's index can be made.
                 if is_damaged(error) or not await asyncio.to_thread(reserve.release):
                     raise _unusable(path, error) from None
@@ -62,7 +63,7 @@ class Database:
         connection.row_factory = sqlite3.Row
         try:
             found = await schema.version(connection)
-        except sqlite3.DatabaseError as error:
+        except ERRORS as error:
             await connection.close()
             raise _unusable(path, error) from None
         if found != schema.newest():
@@ -144,24 +145,10 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-def is_full(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL
-
-
-def is_damaged(error: BaseException) -> bool:
-    """The file is not what SQLite wrote: nothing gets better by trying again."""
-    return isinstance(error, sqlite3.Error) and _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _unusable(path: Path, error: sqlite3.Error) -> DatabaseError:
+def _unusable(path: Path, error: Exception) -> DatabaseError:
     if is_damaged(error):
-        return DatabaseError(schema.explain_damage(path, error))
+        return DatabaseError(explain(path, error))
     return DatabaseError(f"{path} cannot be used: {error}. Look at the disk, and at whose file this is.")
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary code; sqlite3 gives the extended one, and none for its own errors."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _refuse_network(directory: Path) -> None:
