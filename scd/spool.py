@@ -67,13 +67,15 @@ class Spool:
         """Make the spool. What already lies in staging was left by uploads and removals that a crash cut off."""
         for directory in (self.jobs, self.staging):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fsync(self.root)
         self._leftovers = list(self.staging.iterdir())
 
     def clear(self) -> None:
-        """Remove what ``create`` found in staging. It may be much: nobody waits for this."""
-        while self._leftovers:
-            remove_tree(self._leftovers[-1])
-            self._leftovers.pop()
+        """Remove what is left in staging of earlier days. It may be much: nobody waits for this. Raises OSError."""
+        for leftover in list(self._leftovers):
+            if leftover.exists():
+                remove_tree(leftover)
+            self._leftovers.remove(leftover)
 
     def free(self) -> int:
         """Bytes that are free on the spool's disk."""
@@ -112,11 +114,25 @@ class Spool:
         fsync(path.parent)
 
     def remove(self, job_hash: str) -> None:
-        """Gone at once under its name, whatever becomes of the rest: staging is cleared at start."""
+        """Gone at once under its name. What cannot be removed now is left to ``clear``. Raises no OSError for that."""
+        if (aside := self.bury(job_hash)) is not None:
+            self._discard(aside)
+
+    def bury(self, job_hash: str) -> Path | None:
+        """Out of sight at once, for ``clear`` to remove; where it lies now, None if there was nothing."""
         aside = self.staging / secrets.token_hex(8)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self.job(job_hash).path.rename(aside)
-            remove_tree(aside)
+        except FileNotFoundError:
+            return None
+        self._leftovers.append(aside)
+        return aside
+
+    def _discard(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            remove_tree(path)
+        if path in self._leftovers and not path.exists():
+            self._leftovers.remove(path)
 
     def set_aside(self, job_hash: str) -> Path:
         """Move a directory that no job owns out of the way, unharmed."""
@@ -126,6 +142,10 @@ class Spool:
             target = self.lost_and_found / f"{job_hash}-{secrets.token_hex(4)}"
         self.job(job_hash).path.rename(target)
         return target
+
+    def unacknowledged(self) -> set[str]:
+        """The jobs whose directory is, or may be, not in the database yet."""
+        return {path.parts[-2] for path in self.jobs.glob("??/*/unacknowledged")}
 
     def with_shim(self) -> list[str]:
         """The jobs that have a shim, or had one that did not leave in order."""
@@ -147,8 +167,10 @@ class Spool:
         return total
 
     def discard(self, staged: JobDirectory) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            remove_tree(staged.path)
+        """Drop an upload that was not taken."""
+        if staged.path.exists():
+            self._leftovers.append(staged.path)
+            self._discard(staged.path)
 
     def hashes(self) -> set[str]:
         return {path.name for path in self.jobs.glob("??/*")}

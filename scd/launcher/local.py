@@ -16,6 +16,7 @@ from .entrance import SOCKET
 from .shim import SPEC
 
 _START_DEADLINE = 30.0
+_EXIT_DEADLINE = 5.0
 _LINE_LIMIT = 2**20
 _MAX_MEMBERS = 1_000_000
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -63,6 +64,18 @@ class Launcher:
             raise ShimFailed(f"The shim of job {job_hash} did not start in {_START_DEADLINE:.0f} s.") from None
         if not out.strip():
             raise ShimFailed(f"The shim of job {job_hash} did not start; see {directory.control}/shim.log.")
+
+    async def dismiss(self, directory: JobDirectory) -> None:
+        """Tell the job's shim to go once nothing of it runs any more; return when it has heard that."""
+        if (connection := await self.connect(directory)) is None:
+            return
+        reader, writer = connection
+        with contextlib.suppress(OSError, TimeoutError):
+            writer.write(b'{"op":"exit"}\n')
+            writer.write_eof()
+            async with asyncio.timeout(_EXIT_DEADLINE):
+                await reader.read()  # to its end: the shim hangs up after the last order
+        writer.close()
 
     def _settings(self, directory: JobDirectory, job_hash: str, design: str, jobname: str) -> dict[str, object]:
         """``scd.runner.job.Settings``."""

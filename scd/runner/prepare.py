@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ..archive import Refused, pack, unpack
+from ..archive import Refused, pack, remove_tree, unpack
 from .child import print_error
 from .job import PREPARED, LastErrors, Settings, write_aside
 
@@ -32,6 +32,8 @@ def prepare(
 
     ``on_prepared`` is called once the prepared manifest can be read, while the plan is still being made.
     """
+    if upload is not None and settings.jobdir.exists():  # of a preparation that was lost in its middle
+        remove_tree(settings.jobdir)
     settings.jobdir.mkdir(parents=True, exist_ok=True)
     if upload is not None:
         try:

@@ -46,8 +46,11 @@ def _back_up(database: Path, target: Path) -> None:
     _refuse_other_files(target)
     _copy(database, target)
     note = database.with_name(NOTE)
-    note.write_text(f"{target.absolute()}\n")
-    adopt(note)
+    try:
+        note.write_text(f"{target.absolute()}\n")
+        adopt(note)
+    except OSError as error:
+        raise DatabaseError(f"The backup is made, but {note}, which says where it lies, cannot be: {error}") from None
 
 
 async def restore(database: Path, source: Path) -> Path | None:

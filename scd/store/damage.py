@@ -1,6 +1,7 @@
 """What SQLite raises, and what it means: a full disk, a damaged file, and what to do about that."""
 
 import contextlib
+import os
 import sqlite3
 from pathlib import Path
 
@@ -11,7 +12,10 @@ NOTE = "last-backup"
 
 
 def is_full(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL
+    extended = getattr(error, "sqlite_errorcode", 0)
+    return isinstance(error, sqlite3.Error) and (
+        _code(error) == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE
+    )
 
 
 def is_damaged(error: BaseException) -> bool:
@@ -29,12 +33,13 @@ def explain(path: Path, problem: object) -> str:
 
 
 def known_backup(database: Path) -> Path | None:
-    """The newest copy of this database that is known and still there."""
+    """The newest copy of this database that is known and there, or else the one that was noted last."""
     copies = list(database.parent.glob(f"{database.name}.schema-*"))
     with contextlib.suppress(OSError, ValueError):
         copies.append(Path(database.with_name(NOTE).read_text().strip()))
-    there = [path for path in copies if path.is_file()]
-    return max(there, key=lambda path: path.stat().st_mtime, default=None)
+    # Not Path's own methods: they raise where this account may not look, as below another's home.
+    there = [path for path in copies if os.path.isfile(path)]
+    return max(there, key=lambda path: path.stat().st_mtime, default=copies[-1] if copies else None)
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -120,8 +120,9 @@ class Api:
         if head == b"":  # the client's file is at its end: it repeats a request that was not answered in time
             job_hash = await self._s.intake.retried(user, fingerprint)
         else:
-            allowed = config.limits_of(user)
-            limits.admit(allowed, await self._used(user), len(found.nodes))
+            repeated = head is None and resumed is not None and await self._s.intake.resumed(resumed, fingerprint)
+            if not repeated:
+                limits.admit(config.limits_of(user), await self._used(user), len(found.nodes))
             if head is None:
                 if resumed is None:
                     raise BadRequest("The part import is missing, and no job_hash says which job to resume.")

@@ -47,6 +47,7 @@ class Server(uvicorn.Server):
         self._leaving: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.stopping = False
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -73,13 +74,19 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._leave)
         self.stopping = True
 
+    def fail(self) -> None:
+        """Stop, since something else of the daemon has failed: answers are given, no duty is done."""
+        self.failed = self.stopping = True
+        self._leave()
+
     def _leave(self) -> None:
         notify("STOPPING=1")
         self._leaving = asyncio.create_task(self._do_last_duty())
 
     async def _do_last_duty(self) -> None:
         try:
-            await self._last_duty()
+            if not self.failed:
+                await self._last_duty()
         except Exception:
             log.exception("stopping in spite of this")
         self._progress.stop()
