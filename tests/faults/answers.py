@@ -111,6 +111,8 @@ def stops(bench: Bench) -> None:
             world.settle()
             for job_hash, state in world.jobs().items():
                 bench.tally.facts[f"{config}: {state}"] += 1
+                right = ("completed",) if config == "keep" else ("completed", "canceled")
+                bench.tally.expect(state in right, f"{job_hash} is {state} although stops {config}")
                 told = world.daemon.progress(job_hash)
                 bench.tally.expect(told["status"] == state, f"{job_hash} is {state}: {json.dumps(told)}")
             world.expect_tidy()

@@ -14,7 +14,7 @@ import httpx2
 from ..harness import start_client
 from .bench import Bench, experiment
 from .inject import alive, eventually, kill
-from .world import PROOF, Canaries
+from .world import PROOF, Canaries, World
 
 _FLOWS = ("workers", "workers", "work", "fan", "lint", "chain")
 
@@ -46,7 +46,7 @@ def restart_with_a_held_socket(bench: Bench) -> None:
     ):
         world.daemon.spawn(held=held)
         world.daemon.wait_until_ready()
-        pollers = Pollers(world.daemon.url)
+        pollers = Pollers(world)
         for number in range(bench.times):
             if len(world.unfinished()) < 2:
                 world.submit("work", "sleep 2")
@@ -61,30 +61,30 @@ def restart_with_a_held_socket(bench: Bench) -> None:
             pollers.cut_allowed = False
         outcomes = pollers.stop()
         bench.tally.facts.update({f"polls {what}": count for what, count in outcomes.items()})
-        bench.tally.expect(not outcomes["refused"], f"{outcomes['refused']} clients were refused a connection")
-        bench.tally.expect(
-            not outcomes["cut off by SIGTERM"], f"{outcomes['cut off by SIGTERM']} requests were cut off"
-        )
+        told = {what for what in outcomes if what not in ("answered", "timed out", "cut off by SIGKILL")}
+        bench.tally.expect(not told, f"clients were told otherwise: {told}")
         world.settle()
         world.expect_tidy()
 
 
 class Pollers:
-    """Four clients that each poll with a new connection each time, as the real one does."""
+    """Four clients that each poll with a new connection each time, as the real one does: half of them a job."""
 
-    def __init__(self, url: str):
+    def __init__(self, world: World):
         self.cut_allowed = False
-        self._url = url
+        self._world = world
         self._outcomes: Counter[str] = Counter()
         self._stopping = False
-        self._threads = [threading.Thread(target=self._poll) for _ in range(4)]
+        self._threads = [threading.Thread(target=self._poll, args=(number,)) for number in range(4)]
         for thread in self._threads:
             thread.start()
 
-    def _poll(self) -> None:
+    def _poll(self, number: int) -> None:
         while not self._stopping:
+            job_hash = next(reversed(self._world.promised), None) if number % 2 else None
+            path, body = ("check_progress", {"job_hash": job_hash}) if job_hash else ("check_server", {})
             try:
-                answer = httpx2.post(f"{self._url}/check_server/", content="{}", timeout=10)
+                answer = httpx2.post(f"{self._world.daemon.url}/{path}/", content=json.dumps(body), timeout=10)
                 self._outcomes["answered" if answer.status_code == 200 else f"answered {answer.status_code}"] += 1
             except httpx2.ConnectError:
                 self._outcomes["refused"] += 1
@@ -165,8 +165,39 @@ def kill_shim_and_daemon(bench: Bench) -> None:
             gone = eventually(lambda: not any(map(alive, live)), 15)  # noqa: B023 - called in this round
             bench.tally.expect(gone, f"a lost node runs on: {live}")
         world.settle()
+        world.expect_logs()
         for row in world.daemon.rows("SELECT reason FROM attempts WHERE lost = 1"):
             bench.tally.facts[f"attempts lost: {row['reason']}"] += 1
+        world.expect_tidy()
+
+
+@experiment(37, "runner, shim or daemon killed, with retries, and resumes in between", full=60, sample=4)
+def kill_with_retries(bench: Bench) -> None:
+    """What was lost starts again, once nothing of it runs; a job that ended is resumed, whole or in part."""
+    with bench.world("[local]\ncores = 4\n[dispatch]\nretries = 9\n") as world:
+        world.retries = 9
+        world.daemon.start()
+        for _ in range(bench.times):
+            job_hash = world.submit("work", "sleep 0.5")
+            assert job_hash is not None
+            time.sleep(bench.rng.uniform(0, 1.5))
+            victim = bench.rng.choice(("runner", "shim", "daemon"))
+            if victim == "daemon":
+                world.daemon.stop(signal.SIGKILL)
+                world.daemon.start()
+            else:
+                kill(pid for _, records in world.journals() for pid in keepers(records, [victim]))
+            bench.tally.injected += 1
+            bench.tally.facts[f"{victim}s killed"] += 1
+            eventually(lambda: not world.unfinished(), 60)
+            for options in bench.rng.choice(((), (["to=get"], []), ([],))):
+                answer = world.daemon.submit(world.again(job_hash, *options), None, job_hash=job_hash)
+                bench.tally.expect(answer.status_code == 200, f"a resume was refused: {answer.text}")
+                bench.tally.facts["resumes"] += 1
+                eventually(lambda: not world.unfinished(), 60)
+        world.settle()
+        for row in world.daemon.rows("SELECT name FROM attempts WHERE state <> 'success' AND lost = 0"):
+            bench.tally.expect(False, f"{row['name']} failed, and nothing of it was lost")
         world.expect_tidy()
 
 
