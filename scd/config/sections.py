@@ -37,6 +37,8 @@ class Server(Section, frozen=True):
     max_upload: Size = Size(8 * 2**30)
     max_manifest: Size = Size(128 * 2**20)
     max_unpacked: Size = Size(64 * 2**30)
+    max_members: int = 1_000_000
+    max_ratio: int = 250
 
 
 class Paths(Section, frozen=True):
