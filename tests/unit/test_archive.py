@@ -17,6 +17,9 @@ from scd.archive import pack, read_member, remove_tree
 from scd.tar import Refused
 from scd.unpack import Limits, unpack
 
+from ..security import tarbytes
+from ..security.tarbytes import data, extended, header
+
 Make = Callable[[tarfile.TarFile], object]
 
 
@@ -116,36 +119,12 @@ def test_gnu_long_names_are_checked_too(tmp_path: Path) -> None:
 # -- made byte by byte, as no library writes them
 
 
-def header(name: bytes, kind: bytes = b"0", size: bytes = b"0", link: bytes = b"", mode: bytes = b"644") -> bytes:
-    """A ustar header; numbers are octal digits, or raw base-256."""
-    head = bytearray(512)
-    fields = {0: name[:100], 100: mode, 108: b"0", 116: b"0", 124: size, 136: b"0", 156: kind, 157: link[:100]}
-    for offset, value in fields.items():
-        head[offset : offset + len(value)] = value
-    head[257:265] = b"ustar\x0000"
-    head[148:156] = b" " * 8
-    head[148:155] = b"%06o\0" % sum(head)
-    return bytes(head)
-
-
-def data(content: bytes) -> bytes:
-    return content + bytes(-len(content) % 512)
-
-
-def extended(kind: bytes, content: bytes) -> bytes:
-    return header(b"extended", kind, b"%o" % len(content)) + data(content)
-
-
 def pax(key: str, value: str, kind: bytes = b"x") -> bytes:
-    record = f" {key}={value}\n".encode()
-    length = len(record) + 2
-    while len(b"%d" % length) + len(record) != length:
-        length += 1
-    return extended(kind, b"%d" % length + record)
+    return tarbytes.pax({key: value}, kind)
 
 
 def packed(*blocks: bytes) -> io.BytesIO:
-    return io.BytesIO(gzip.compress(b"".join(blocks) + bytes(1024)))
+    return io.BytesIO(tarbytes.packed(*blocks))
 
 
 FILE = header(b"harmless", size=b"1") + data(b"x")
