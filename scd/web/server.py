@@ -87,7 +87,8 @@ def bind(config: Config) -> list[socket.socket]:
 def _bind_tcp(address: str) -> socket.socket:
     host, port = split_address(address)
     (family, *_, target), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's delay off only where it reads the protocol: without, a body waits 40 ms behind its headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(target)
     return listener

@@ -91,6 +91,17 @@ def test_malformed_bodies(daemon: Daemon, path: str, body: bytes) -> None:
     assert text.startswith("Invalid parameters: "), text
 
 
+def test_an_answer_comes_at_once(daemon: Daemon) -> None:
+    """Also the second one of a connection: its body once waited 40 ms for the client to acknowledge its headers."""
+    times = []
+    with httpx2.Client() as client:
+        for _ in range(10):
+            begin = time.monotonic()
+            assert client.post(f"{daemon.url}/check_server/").status_code == 200
+            times.append(time.monotonic() - begin)
+    assert min(times[1:]) < 0.03, times
+
+
 def test_a_body_without_end(daemon: Daemon) -> None:
     response = httpx2.post(f"{daemon.url}/check_progress/", content=b'{"key": "' + b"x" * 2_000_000)
     assert refused(response, 413) == "A request to this endpoint may have 1048576 bytes."
