@@ -16,7 +16,6 @@ from .answers import JsonAnswer, on_error
 from .api import Api, Services
 from .guard import Guard
 
-
 _OPENAPI = Path(__file__).with_name("openapi.yaml")
 
 
