@@ -218,7 +218,9 @@ class Api:
         if temporary:
             await asyncio.to_thread(path.unlink)
         try:
-            limits.check_result(self._s.config.limits_of(user), size, str(path))
+            # Within the spool: where that lies is not for clients.
+            where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"
+            limits.check_result(self._s.config.limits_of(user), size, where)
         except BaseException:
             file.close()
             raise

@@ -305,7 +305,8 @@ def test_a_result_over_the_download_limit(new_daemon: NewDaemon) -> None:
     job_hash = finished(daemon)
     text = refused(daemon.post(f"/get_results/{job_hash}.tar.gz"), 503)
     assert re.match(r"The results have [0-9.]+KiB, and 1KiB can be downloaded at once\.", text)
-    assert str(daemon.job_directory(job_hash)) in text, "the administrator finds them"
+    assert f"jobs/{job_hash[:2]}/{job_hash}/archives/" in text, "the administrator finds them"
+    assert str(daemon.state) not in text, "a client learns nothing of the server's paths"
 
 
 def test_a_download_is_charged_by_what_was_sent(new_daemon: NewDaemon) -> None:

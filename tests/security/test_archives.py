@@ -1,6 +1,7 @@
 """Strangers' archives: none writes outside, each hostile one is refused for its reason, harmless ones are taken."""
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 
 from ..harness import Daemon
 from .archives import daemon_config, one_of_each, submit_all, unpack_all
-from .corpus import accepted
+from .corpus import Upload, accepted
+from .tarbytes import header
 from .watch import watched
 
 EACH = 30
@@ -43,6 +45,18 @@ def test_a_sample_through_a_daemon(tmp_path: Path, new_daemon: Callable[..., Dae
     assert not outcome.findings, "\n".join(outcome.findings)
     assert (outcome.refused, outcome.taken) == (len(SAMPLE), 1)
     assert place.picture() == before
+
+
+def test_a_bomb_by_ratio_through_a_daemon(new_daemon: Callable[..., Daemon]) -> None:
+    """Half a gigabyte of zeros, with the limits that a daemon has by itself."""
+    daemon = new_daemon()
+    size = 2**29
+    bomb = zlib.compressobj(9, zlib.DEFLATED, 31)
+    data = bomb.compress(header(b"zeros", size=b"%o" % size))
+    data += b"".join(bomb.compress(bytes(2**20)) for _ in range(size >> 20)) + bomb.flush()
+    outcome = submit_all(daemon, [Upload("zeros", data, reason="unpacks to more than 250 times its size")])
+    assert not outcome.findings, "\n".join(outcome.findings)
+    assert outcome.refused == 1
 
 
 @pytest.mark.parametrize("change", ["new", "content", "mode", "time", "link", "removed", "owner"])
