@@ -5,12 +5,13 @@ Standard library only, and isal where it is. Packing runs in the runner, as the 
 
 import gzip
 import io
+import itertools
 import os
-import shutil
+import secrets
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,11 +102,49 @@ def read_member(archive: IO[bytes], suffix: str) -> bytes | None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory, also one in which a job took the permissions from its own directories."""
-    os.chmod(path, 0o700)
-    for parent, directories, _ in os.walk(path):
-        for name in directories:
-            place = os.path.join(parent, name)
-            if not os.path.islink(place):
-                os.chmod(place, 0o700)
-    shutil.rmtree(path)
+    """Remove a directory, however deep it is and whatever permissions a job took from its own directories.
+
+    Each directory is moved up to the root before it is emptied: no path grows past the system's limit, nothing recurs.
+    """
+    root = _open_unlocked(str(path))
+    try:
+        aside = (f"{prefix}-{number}" for prefix in [secrets.token_hex(8)] for number in itertools.count())
+        pending = _empty(root, root, aside)
+        while pending:
+            name = pending.pop()
+            directory = _open_unlocked(name, dir_fd=root)
+            try:
+                pending += _empty(directory, root, aside)
+            finally:
+                os.close(directory)
+            os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(root)
+    os.rmdir(path)
+
+
+def _empty(directory: int, root: int, aside: Iterator[str]) -> list[str]:
+    """Remove all files of a directory; its directories are moved to the root. Their names there."""
+    moved = []
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+        elif directory == root:
+            moved.append(name)
+        else:
+            os.close(_open_unlocked(name, dir_fd=directory))  # a directory without permissions cannot be moved
+            moved.append(next(aside))
+            os.rename(name, moved[-1], src_dir_fd=directory, dst_dir_fd=root)
+    return moved
+
+
+def _open_unlocked(name: str, dir_fd: int | None = None) -> int:
+    """A descriptor of a directory, which is given its permissions back. Never of what a link leads to."""
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", 0o700)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(handle)

@@ -355,3 +355,25 @@ def test_a_tree_without_permissions_can_be_removed(tmp_path: Path) -> None:
     locked.chmod(0)
     remove_tree(tmp_path / "job")
     assert not (tmp_path / "job").exists()
+
+
+def test_a_tree_deeper_than_any_path_can_be_removed(tmp_path: Path) -> None:
+    """A node can make one, step by step; its job must not stay for ever."""
+    job, outside = tmp_path / "job", tmp_path / "outside"
+    job.mkdir()
+    outside.mkdir()
+    (outside / "file").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    here = os.open(job, os.O_PATH)
+    for _ in range(1500):
+        os.mkdir("directory", dir_fd=here)
+        os.symlink(outside, "link", dir_fd=here)
+        below = os.open("directory", os.O_PATH, dir_fd=here)
+        os.close(here)
+        here = below
+    os.mkdir("locked", 0, dir_fd=here)
+    os.close(here)
+    remove_tree(job)
+    assert not job.exists()
+    assert (outside / "file").exists(), "a link was followed"
+    assert len(os.listdir("/proc/self/fd")) == before
