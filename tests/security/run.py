@@ -53,7 +53,8 @@ def batteries(daemon: Daemon, requests: int, seed: int, directory: Path) -> Iter
 
 def attack(directory: Path, requests: int, seed: int, tell: Callable[[Count], None]) -> tuple[list[Count], list[str]]:
     """The counts, and what leaked."""
-    daemon = Daemon(directory / "scd")
+    # What is broken off is sent faster than it is cleared away: its sender must wait then, not be refused.
+    daemon = Daemon(directory / "scd", server="max_connections_per_address = 2000")
     try:
         daemon.start()
         if requests > _WARM_UP:
