@@ -188,3 +188,28 @@ def test_few_descriptors(tmp_path: Path) -> None:
         assert daemon.wait(job_hash)["status"] == "completed"
     finally:
         daemon.end_everything()
+
+
+def test_large_manifests_do_not_fill_the_memory(new_daemon: NewDaemon) -> None:
+    """Of strangers who never come to the end: each may send as much as the largest manifest has."""
+    daemon = new_daemon()
+    before = memory(daemon)
+    start = UPLOAD.replace(b"10000000", b"110000000") + b'--b\r\nContent-Disposition: form-data; name="params"\r\n\r\n'
+    with connections(daemon, 8, start) as senders:
+        for sender in senders:
+            sender.sendall(b"x" * 100_000_000)
+        assert memory(daemon) < before + 100_000_000
+        assert leftovers(daemon.state / "spool") == [], "nothing that a crash could leave"
+
+
+def test_a_large_manifest_arrives_whole(daemon: Daemon) -> None:
+    cfg = manifest("chain")
+    cfg["comment"] = "x" * 5_000_000
+    job_hash = daemon.submit(cfg, import_archive()).json()["job_hash"]
+    assert json.loads((daemon.job_directory(job_hash) / "upload" / "manifest-1.json").read_text()) == cfg
+
+
+def memory(daemon: Daemon) -> int:
+    """Bytes of resident memory."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
