@@ -150,7 +150,7 @@ async def serve(config: Config, account: str) -> None:
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
-        server = Server(build(services), progress, banner, last_duty)
+        server = Server(build(services), config, progress, banner, last_duty)
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)

@@ -17,11 +17,14 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from .archive import remove_tree
 from .durable import fsync
+
+Writer = Callable[[Path], object]  # writes a file of that name
 
 
 class JobDirectory(NamedTuple):
@@ -106,10 +109,10 @@ class Spool:
         with contextlib.suppress(OSError):  # the row counts, not this
             self.job(job_hash).unacknowledged.unlink()
 
-    def add_manifest(self, job_hash: str, generation: int, manifest: bytes) -> None:
+    def add_manifest(self, job_hash: str, generation: int, write: Writer) -> None:
         """The manifest of a resume, beside the earlier ones."""
         path = self.job(job_hash).manifest(generation)
-        path.write_bytes(manifest)
+        write(path)
         fsync(path)
         fsync(path.parent)
 

@@ -18,7 +18,6 @@ from .shim import SPEC
 _START_DEADLINE = 30.0
 _EXIT_DEADLINE = 5.0
 _LINE_LIMIT = 2**20
-_MAX_MEMBERS = 1_000_000
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -86,7 +85,8 @@ class Launcher:
             "jobname": jobname,
             "cache": self._config.paths.cache,
             "max_unpacked": self._config.server.max_unpacked,
-            "max_members": _MAX_MEMBERS,
+            "max_members": self._config.server.max_members,
+            "max_ratio": self._config.server.max_ratio,
         }
 
     async def _connect(self, control: Path) -> Connection:

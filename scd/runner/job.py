@@ -25,6 +25,7 @@ class Settings(NamedTuple):
     cache: str
     max_unpacked: int  # bytes
     max_members: int
+    max_ratio: int
     packages: Sequence[str]  # of this Python, for the jobs' records
 
     @property

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ..archive import Refused, pack, remove_tree, unpack
+from ..archive import pack, remove_tree
+from ..tar import Refused
+from ..unpack import Limits, unpack
 from .child import print_error
 from .job import PREPARED, LastErrors, Settings, write_aside
 
@@ -37,7 +39,7 @@ def prepare(
     settings.jobdir.mkdir(parents=True, exist_ok=True)
     if upload is not None:
         try:
-            unpack(upload, settings.jobdir, settings.max_unpacked, settings.max_members)
+            unpack(upload, settings.jobdir, Limits(settings.max_unpacked, settings.max_members, settings.max_ratio))
         except Refused as refusal:
             raise Rejected(f"The upload was refused: {refusal}.") from None
         except OSError as error:
