@@ -49,6 +49,29 @@ def tree(pid: int) -> set[int]:
     return found
 
 
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether ``pid`` is a child, grandchild and so on of ``ancestor``. Far cheaper than ``tree``."""
+    while pid > 1 and (fields := _stat(pid)) is not None:
+        pid = int(fields[1])
+        if pid == ancestor:
+            return True
+    return False
+
+
+def pid_of(pidfd: int) -> int | None:
+    """The process of a pidfd, as this process would call it; None once it has ended.
+
+    What a job says about its pids is of its own namespace, and only said. This is the kernel's answer. Raises
+    ValueError if the descriptor is no pidfd.
+    """
+    with open(f"/proc/self/fdinfo/{pidfd}") as file:
+        fields = dict(line.split(":", 1) for line in file.read().splitlines())
+    if "Pid" not in fields:
+        raise ValueError("not a pidfd")
+    pid = int(fields["Pid"])
+    return pid if pid > 0 else None
+
+
 def kill_all(pids: set[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):

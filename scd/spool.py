@@ -8,6 +8,7 @@
                             /control/   the shim's: events.jsonl, shim.sock, runner.log
                             /archives/  finished archives, <n>.<attempt>.tar.gz
                             /work/      the one directory that the job may write
+                            /tmp/       the job's /tmp, while it has a shim
                             /unacknowledged   only until the job is in the database
 
 Everything here blocks: call it from a thread.
@@ -42,6 +43,10 @@ class JobDirectory(NamedTuple):
     @property
     def work(self) -> Path:
         return self.path / "work"
+
+    @property
+    def temporary(self) -> Path:
+        return self.path / "tmp"
 
     @property
     def import_archive(self) -> Path:

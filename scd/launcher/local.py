@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import Config
@@ -13,12 +14,13 @@ from ..errors import ScdError
 from ..runtimes import BOOT, Runtimes
 from ..spool import JobDirectory
 from .entrance import SOCKET
+from .environment import PATH, job_environment
+from .sandbox import TEMPORARY, Sandbox
 from .shim import SPEC
 
 _START_DEADLINE = 30.0
 _LINE_LIMIT = 2**20
 _MAX_MEMBERS = 1_000_000
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -28,9 +30,11 @@ class ShimFailed(ScdError):
 
 
 class Launcher:
-    def __init__(self, config: Config, runtimes: Runtimes):
+    def __init__(self, config: Config, runtimes: Runtimes, sandboxes: Mapping[str, Sandbox]):
+        """``sandboxes`` by the runtime's name: for all of them, or for none."""
         self._config = config
         self._runtimes = runtimes
+        self._sandboxes = sandboxes
 
     async def connect(self, directory: JobDirectory) -> Connection | None:
         """A connection to the job's shim, None if no shim answers."""
@@ -42,10 +46,13 @@ class Launcher:
     async def start(self, directory: JobDirectory, job_hash: str, design: str, jobname: str, runtime: str) -> None:
         """Start the job's shim. It takes orders when this returns, and outlives this process."""
         chosen, versions = self._runtimes.get(runtime)
+        sandbox = self._sandboxes.get(chosen.name)
         spec = {
+            "sandbox": sandbox.argv(str(directory.work), str(directory.temporary)) if sandbox else [],
             "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
             "settings": {**self._settings(directory, job_hash, design, jobname), "packages": versions.packages},
-            "env": _environment(directory),
+            "env": job_environment(str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
+            "temporary": str(directory.temporary) if sandbox else None,
             "root": str(directory.work),
             "archives": str(directory.archives),
             "daemon_uid": os.geteuid(),
@@ -55,7 +62,7 @@ class Launcher:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim", str(directory.control),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
-                env={"PATH": _PATH, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
+                env={"PATH": PATH, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
             )  # fmt: skip
         try:
             out, _ = await asyncio.wait_for(process.communicate(), _START_DEADLINE)
@@ -74,6 +81,8 @@ class Launcher:
             "cache": self._config.paths.cache,
             "max_unpacked": self._config.server.max_unpacked,
             "max_members": _MAX_MEMBERS,
+            # Without a sandbox the kernel would count all of the account's.
+            "max_processes": self._config.local.processes if self._sandboxes else 0,
         }
 
     async def _connect(self, control: Path) -> Connection:
@@ -90,8 +99,3 @@ class Launcher:
             raise
         finally:
             os.close(directory)
-
-
-def _environment(directory: JobDirectory) -> dict[str, str]:
-    """All that a job sees of the environment, but for TMPDIR, which the shim makes."""
-    return {"PATH": _PATH, "HOME": str(directory.work), "USER": "scd", "LOGNAME": "scd", "LANG": "C.UTF-8"}

@@ -34,6 +34,7 @@ from .child import (
 )
 from .job import Settings, load
 from .prepare import Rejected, prepare
+from .restraint import restrain
 
 _REPLY_LIMIT = 2**18
 _PREPARED = b"\n"  # what prepare reports before its outcome, once the manifest can be loaded
@@ -163,7 +164,8 @@ class Runner:
         self.selector.register(child.pidfd, selectors.EVENT_READ, child)
         self.selector.register(child.result, selectors.EVENT_READ, child)
         if order["op"] in ("prepare", "node"):
-            send(self.channel, {"type": "started", "name": order["name"], "pid": pid})
+            # Not the pid: in a sandbox it is another one outside.
+            send(self.channel, {"type": "started", "name": order["name"]}, (child.pidfd,))
 
     def _close_inherited(self, read: int) -> None:
         """What belongs to the runner and to other nodes: an open end would hide their death."""
@@ -257,8 +259,10 @@ def main() -> None:
     channel.set_inheritable(False)
     importlib.import_module("siliconcompiler.scheduler")
     try:
-        settings, _ = receive(channel)
-        Runner(Settings(**settings), channel).run()
+        message, _ = receive(channel)
+        settings = Settings(**message)
+        restrain(settings.max_processes)
+        Runner(settings, channel).run()
     except ChannelBroken:
         kill_all(tree(os.getpid()) - {os.getpid()})
 

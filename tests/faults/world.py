@@ -21,11 +21,11 @@ import httpx2
 from scd.procfs import tree
 
 from ..harness import Daemon, Json
-from ..integration.submission import import_archive, manifest, set_value
+from ..integration.submission import collected, manifest, set_value
 from .tally import Tally
 
 FINAL = ("completed", "failed", "canceled", "rejected", "timeout")
-_PROOF = "echo $PWD >>{proof}; {then}"
+_PROOF = "echo $PWD >>$HOME/proof; {then}"  # the one place that a job can write, kept as long as the job
 
 
 class World:
@@ -34,23 +34,25 @@ class World:
     def __init__(self, directory: Path, rng: random.Random, tally: Tally, config: str = "", **options: Any):
         self.rng = rng
         self.tally = tally
-        self.proof = directory / "proof"
-        self.proof.touch()
         self.daemon = Daemon(directory / "scd", config, **options)
         self.expected: dict[str, str] = {}
         self._numbers = itertools.count(1)
 
     def manifest(self, flow: str, then: str = "true") -> Json:
         """A job that no other equals. Its scripted nodes prove that they ran, then do ``then``."""
-        options = [f"script={_PROOF.format(proof=self.proof, then=then)}"] if flow in ("work", "workers") else []
-        cfg = copy.deepcopy(manifest(flow, *options))
+        cfg = copy.deepcopy(manifest(flow, *_options(flow, then)))
         return set_value(cfg, f"j{next(self._numbers)}", "option", "jobname")
+
+    def proofs(self) -> list[str]:
+        """The working directories in which a scripted node ran, as often as it ran there."""
+        files = (self.daemon.state / "spool" / "jobs").glob("??/*/work/proof")
+        return [line for file in files for line in file.read_text().splitlines()]
 
     def submit(self, flow: str = "workers", then: str = "true", status: str = "completed") -> str | None:
         """Submit as the client does; the hash if it was acknowledged, None if the answer did not come."""
         cfg = self.manifest(flow, then)
         try:
-            answer = self.daemon.submit(cfg, import_archive())
+            answer = self.daemon.submit(cfg, collected(flow, *_options(flow, then)))
         except httpx2.TransportError:
             return None
         return self.note(answer, status)
@@ -104,7 +106,7 @@ class World:
 
     def check_nodes(self) -> None:
         """No node ran twice, by its own word, the journal's, and the database's."""
-        for place, times in Counter(self.proof.read_text().splitlines()).items():
+        for place, times in Counter(self.proofs()).items():
             if times > 1:
                 self.tally.blame("doubled", f"{place} ran {times} times")
         for job_hash, records in self.journals():
@@ -114,8 +116,6 @@ class World:
                     self.tally.blame("doubled", f"{job_hash}: {name} was started {times} times")
         for row in self.daemon.rows("SELECT * FROM nodes WHERE attempt > 1"):
             self.tally.blame("doubled", f"{row['job_hash']}.{row['step']}/{row['index']}: {row['attempt']} attempts")
-        ran = {line.split("/")[-3] for line in self.proof.read_text().splitlines() if line.count("/") > 3}
-        del ran
 
     def check_archives(self) -> None:
         """Whatever is served is whole, and no success is without its archive."""
@@ -140,6 +140,10 @@ class World:
 
     def close(self) -> None:
         self.daemon.end_everything()
+
+
+def _options(flow: str, then: str) -> list[str]:
+    return [f"script={_PROOF.format(then=then)}"] if flow in ("work", "workers") else []
 
 
 class Canaries:
