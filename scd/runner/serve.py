@@ -106,7 +106,7 @@ class Runner:
             _import_more()
             before = own_children()
             self.project = load(self.settings)
-            self.helper |= own_children() - before
+            self.helper |= {pid for pid in own_children() - before if session_of(pid) == session_of(0)}
             gc.collect()
             gc.freeze()
 
@@ -235,10 +235,14 @@ class Runner:
                 send(self.channel, {"type": "ended", "name": order["name"], "usage": usage, **outcome})
 
     def _kill_remains(self, child: Child) -> None:
-        """What a node started does not outlive it. Its orphans are now this process's children."""
+        """What a node started does not outlive it. Its orphans are now this process's children.
+
+        One that has left the session and cleared its environment may be another node's: it ends with the last of them.
+        """
         mark = f"{MARK}={child.order.get('name', '')}".encode()
+        alone = not any(other.order["op"] in ("prepare", "node") for other in self.children.values())
         for pid in own_children() - set(self.children) - self.helper:
-            if session_of(pid) == child.pid or mark in environment_of(pid):
+            if alone or session_of(pid) == child.pid or mark in environment_of(pid):
                 kill_all(tree(pid))
         kill_all(tree(child.pid) - {child.pid})
         self._reap_orphans()
