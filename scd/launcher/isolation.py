@@ -19,9 +19,7 @@ from .sandbox import TEMPORARY, Sandbox, etc_files, is_below, outermost
 log = logging.getLogger(__name__)
 
 _DEADLINE = 60.0
-_INSTEAD = (
-    'To run jobs without a sandbox, for people whom you trust with scd\'s account, set [local] isolation = "none"'
-)
+INSTEAD = 'To run jobs without a sandbox, for people whom you trust with scd\'s account, set [local] isolation = "none"'
 _MISSING = "jobs run in a sandbox, and bwrap is not installed. Install it: apt install bubblewrap"
 _APPARMOR = (
     "AppArmor keeps bwrap from making user namespaces, as Ubuntu does from 23.10 on. Let it: copy scd's "
@@ -50,7 +48,7 @@ async def isolate(config: Config, runtimes: Runtimes, file: Path, place: Path) -
         return {}
     bwrap = shutil.which("bwrap")
     if bwrap is None:
-        raise ConfigError(f"local.isolation: {_MISSING}. {_INSTEAD}")
+        raise ConfigError(f"local.isolation: {_MISSING}. {INSTEAD}")
     secret = outermost([config.paths.state, config.paths.spool, str(file), *config.unix_sockets])
     _check_readonly(config, secret)
     etc = await asyncio.to_thread(_write_etc, place)
@@ -120,7 +118,7 @@ async def _try(sandbox: Sandbox, runtime: Runtime, place: Path) -> None:
         return
     lines = err.decode(errors="replace").strip().splitlines() or ["it said nothing"]
     if lines[-1].startswith("bwrap: ") and "execvp" not in lines[-1]:
-        raise ConfigError(f"local.isolation: no sandbox can be made here ({lines[-1]}). {_remedy()}. {_INSTEAD}")
+        raise ConfigError(f"local.isolation: no sandbox can be made here ({lines[-1]}). {_remedy()}. {INSTEAD}")
     raise ConfigError(
         f"runtime {runtime.name!r}: {runtime.python} does not run in the sandbox: {lines[-1]}. "
         "Name the directories that it needs in [local] readonly"

@@ -46,7 +46,7 @@ class Sandbox(NamedTuple):
         ``work`` is the directory that the job may write, at its own place, and ``temporary`` its /tmp.
         """
         options = [
-            "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
+            "--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts",
             *([] if self.network else ["--unshare-net"]), *(["--disable-userns"] if self.sealed else []),
             # The runner is pid 1: nothing in there can kill it, and all of it ends with it.
             "--as-pid-1", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
