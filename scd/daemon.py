@@ -93,7 +93,7 @@ def give_up_root(config: Config) -> str:
         ) from None
     _make_directories(config, account)
     if account.pw_uid == 0:
-        log.warning("scd runs as root, since [server] user says so: every job can do what root can")
+        log.warning("scd runs as root, since [server] user says so, and so do its jobs")
         return wanted
     os.initgroups(account.pw_name, account.pw_gid)
     os.setgid(account.pw_gid)

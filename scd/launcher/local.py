@@ -45,19 +45,7 @@ class Launcher:
 
     async def start(self, directory: JobDirectory, job_hash: str, design: str, jobname: str, runtime: str) -> None:
         """Start the job's shim. It takes orders when this returns, and outlives this process."""
-        chosen, versions = self._runtimes.get(runtime)
-        sandbox = self._sandboxes.get(chosen.name)
-        spec = {
-            "sandbox": sandbox.argv(str(directory.work), str(directory.temporary)) if sandbox else [],
-            "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
-            "settings": {**self._settings(directory, job_hash, design, jobname), "packages": versions.packages},
-            "env": job_environment(str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
-            "temporary": str(directory.temporary) if sandbox else None,
-            "root": str(directory.work),
-            "archives": str(directory.archives),
-            "daemon_uid": os.geteuid(),
-        }  # fmt: skip
-        await asyncio.to_thread((directory.control / SPEC).write_text, json.dumps(spec))
+        await asyncio.to_thread(self._write_spec, directory, job_hash, design, jobname, runtime)
         with await asyncio.to_thread(open, directory.control / "shim.log", "ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim", str(directory.control),
@@ -70,6 +58,21 @@ class Launcher:
             raise ShimFailed(f"The shim of job {job_hash} did not start in {_START_DEADLINE:.0f} s.") from None
         if not out.strip():
             raise ShimFailed(f"The shim of job {job_hash} did not start; see {directory.control}/shim.log.")
+
+    def _write_spec(self, directory: JobDirectory, job_hash: str, design: str, jobname: str, runtime: str) -> None:
+        chosen, versions = self._runtimes.get(runtime)
+        sandbox = self._sandboxes.get(chosen.name)
+        spec = {
+            "sandbox": sandbox.argv(str(directory.work), str(directory.temporary)) if sandbox else [],
+            "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
+            "settings": {**self._settings(directory, job_hash, design, jobname), "packages": versions.packages},
+            "env": job_environment(str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
+            "temporary": str(directory.temporary) if sandbox else None,
+            "root": str(directory.work),
+            "archives": str(directory.archives),
+            "daemon_uid": os.geteuid(),
+        }  # fmt: skip
+        (directory.control / SPEC).write_text(json.dumps(spec))
 
     def _settings(self, directory: JobDirectory, job_hash: str, design: str, jobname: str) -> dict[str, object]:
         """``scd.runner.job.Settings``."""
