@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -200,6 +201,26 @@ def test_a_node_cannot_kill_its_runner(daemon: Daemon) -> None:
     job_hash = start(daemon, "kill -9 1; kill -9 -1; true")
     daemon.wait(job_hash)
     assert [record["type"] for record in daemon.journal(job_hash)].count("runner") == 1
+
+
+@sandboxed
+def test_a_node_cannot_speak_for_its_runner(daemon: Daemon) -> None:
+    """By its channel to the shim it could end itself there, and go on uncharged."""
+    take = (
+        "import ctypes, os; fd = os.pidfd_open(1); print([ctypes.CDLL(None).syscall(438, fd, n, 0) for n in range(32)])"
+    )
+    job_hash = start(daemon, f"(ls -l /proc/[0-9]*/fd; python3 -c '{take}'; cat /proc/1/maps; sleep 1) >out 2>&1; true")
+    daemon.wait_for_node(job_hash, "work0", "running")
+    runner = daemon.pid_of(job_hash, "runner")
+    number = Path(f"/proc/{runner}/cmdline").read_text().split("\0")[-2]
+    channel = os.readlink(f"/proc/{runner}/fd/{number}")
+    assert channel.startswith("socket:")
+    daemon.wait(job_hash)
+    printed = result(daemon, job_hash)
+    assert channel not in printed
+    assert re.search(r"'/proc/1/fd\S*': Permission denied", printed), printed
+    assert f"[{', '.join(['-1'] * 32)}]" in printed
+    assert "cat: /proc/1/maps: Permission denied" in printed
 
 
 @sandboxed
