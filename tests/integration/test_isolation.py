@@ -118,13 +118,15 @@ def test_a_node_sees_nothing_of_other_users(daemon: Daemon) -> None:
 
 
 @sandboxed
-def test_a_home_directory_holds_nothing_but_the_runtime(daemon: Daemon) -> None:
-    """As a Python below /root or /home has it: its own directory is seen, its neighbours are not."""
-    base = Path(os.path.realpath(RUNTIME))
-    top = Path("/", *base.parts[1:2])
-    if top == Path("/usr"):
+def test_where_the_runtime_lies_nothing_else_is_seen(daemon: Daemon) -> None:
+    """As in a home directory that has a Python in it: the neighbours are not seen."""
+    top = Path("/", *Path(os.path.realpath(RUNTIME)).parts[1:2])
+    if top in (Path("/usr"), Path("/tmp")):
         pytest.skip("this Python is the system's")
-    assert output(daemon, f"ls -A {top}").split() == [base.parts[2]]
+    script = "import sys; print(sys.prefix, sys.base_prefix, *sys.path)"
+    places = subprocess.run([RUNTIME, "-I", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    own = {Path(place).parts[2] for place in places if top in Path(place).parents}
+    assert set(output(daemon, f"ls -A {top}").split()) == own
 
 
 @sandboxed
