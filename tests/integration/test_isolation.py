@@ -426,10 +426,10 @@ def test_check_config_tries_the_sandbox_too(tmp_path: Path) -> None:
 
 
 @sandboxed
-@pytest.mark.parametrize("shown", ["state", ".", ".."])
+@pytest.mark.parametrize("shown", ["state", ".", "..", "state/spool", "state/spool/jobs"])
 def test_a_directory_that_would_show_the_database_is_refused(tmp_path: Path, shown: str) -> None:
     place = os.path.normpath(tmp_path / "scd" / shown)
-    (tmp_path / "scd" / "state").mkdir(parents=True)
+    (tmp_path / "scd" / "state" / "spool" / "jobs").mkdir(parents=True)
     text = refusal(isolating(tmp_path / "scd", f'readonly = ["{place}"]'))
     assert f"local.readonly: {place} would show {tmp_path}/scd/" in text
 
