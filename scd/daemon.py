@@ -8,16 +8,18 @@ import os
 import pwd
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from . import __version__
 from .auth import Passwords
 from .board import Board
-from .config import Config, load, render
+from .config import DEFAULT_FILE, Config, load, render
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .intake import Intake
 from .janitor import Janitor
+from .launcher.isolation import isolate
 from .launcher.local import Launcher
 from .lock import locked
 from .observe import set_up
@@ -53,28 +55,35 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     set_up()
+    file = (arguments.config or DEFAULT_FILE).absolute()
     try:
         config = load(arguments.config)
         if arguments.show_config:
             print(render(config), end="")
         elif arguments.check_config:
-            asyncio.run(Runtimes.probe(config))
+            asyncio.run(check(config, file))
             print("The configuration is good.")
         else:
             account = give_up_root(config)
             os.umask(0o077)
-            run(config, account)
+            run(config, file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
 
 
-def run(config: Config, account: str) -> None:
+async def check(config: Config, file: Path) -> None:
+    """What a start would ask of the machine. Raises ConfigError."""
+    with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
+        await isolate(config, await Runtimes.probe(config), file, Path(place))
+
+
+def run(config: Config, file: Path, account: str) -> None:
     """``serve``, and then no waiting for threads: one may remove the files of a large job, which goes on next time."""
     status = 0
     with asyncio.Runner() as runner:
         try:
-            runner.run(serve(config, account))
+            runner.run(serve(config, file, account))
         except ScdError as error:
             print(f"scd: {error.message}", file=sys.stderr)
             status = error.exit_code
@@ -101,7 +110,7 @@ def give_up_root(config: Config) -> str:
         ) from None
     _make_directories(config, account)
     if account.pw_uid == 0:
-        log.warning("scd runs as root, since [server] user says so: every job can do what root can")
+        log.warning("scd runs as root, since [server] user says so, and so do its jobs")
         return wanted
     os.initgroups(account.pw_name, account.pw_gid)
     os.setgid(account.pw_gid)
@@ -122,17 +131,18 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
             raise ConfigError(f"{directory} cannot be made: {error.strerror}") from None
 
 
-async def serve(config: Config, account: str) -> None:
+async def serve(config: Config, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
         runtimes = await Runtimes.probe(config)
+        sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
         spool = Spool(Path(config.paths.spool))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(await Database.open(config.database))
         store, board = JobStore(database), Board()
         scheduler = Scheduler(config, store, board)
-        executor = LocalExecutor(spool, Launcher(config, runtimes), scheduler.wake)
+        executor = LocalExecutor(spool, Launcher(config, runtimes, sandboxes), scheduler.wake)
         scheduler.use(executor)
         stack.push_async_callback(executor.close)
         janitor = Janitor(config, store, spool, board)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,11 +19,15 @@ OLDEST_SCHEMA = (0, 54)
 
 
 class Versions(msgspec.Struct, frozen=True):
-    """SiliconCompiler's version, that of its manifests' schema, and the Python packages as ``pip freeze`` has them."""
+    """SiliconCompiler's version, that of its manifests' schema, and the Python packages as ``pip freeze`` has them.
+
+    ``paths`` are where this Python lies and where it imports from.
+    """
 
     sc: str
     sc_schema: str
     packages: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 class Runtimes:
@@ -46,6 +51,9 @@ class Runtimes:
     @property
     def newest(self) -> Versions:
         return max((versions for _, versions in self._found.values()), key=lambda own: _numbers(own.sc_schema))
+
+    def __iter__(self) -> Iterator[tuple[Runtime, Versions]]:
+        return iter(self._found.values())
 
     def get(self, name: str) -> tuple[Runtime, Versions]:
         """A runtime by name. A job may name one that is no longer configured: then the first."""

@@ -8,6 +8,7 @@
                             /control/   the shim's: events.jsonl, shim.sock, runner.log
                             /archives/  finished archives, <n>.<attempt>.tar.gz
                             /work/      the one directory that the job may write
+                            /tmp/       the job's /tmp, while it has a shim
                             /unacknowledged   only until the job is in the database
 
 Everything here blocks: call it from a thread.
@@ -45,6 +46,10 @@ class JobDirectory(NamedTuple):
     @property
     def work(self) -> Path:
         return self.path / "work"
+
+    @property
+    def temporary(self) -> Path:
+        return self.path / "tmp"
 
     @property
     def import_archive(self) -> Path:
@@ -161,9 +166,12 @@ class Spool:
         return set()
 
     def size(self, job_hash: str) -> int:
-        """Bytes that a job takes on the disk; 0 if it has no directory."""
+        """Bytes that a job keeps on the disk, its /tmp not counted; 0 if it has no directory."""
         total = 0
-        for parent, _, files in os.walk(self.job(job_hash).path):
+        directory = self.job(job_hash)
+        for parent, directories, files in os.walk(directory.path):
+            if parent == str(directory.path) and directory.temporary.name in directories:
+                directories.remove(directory.temporary.name)
             for name in files:
                 with contextlib.suppress(OSError):
                     total += os.lstat(os.path.join(parent, name)).st_blocks * 512

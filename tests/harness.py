@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ class Daemon:
             f'[server]\nlisten = ["127.0.0.1:{self.port}", "unix:{self.state}/scd.sock"]\nuser = "root"\n{server}\n'
             f'[paths]\nstate = "{self.state}"\ncache = "{directory}/cache"\n{paths}\n{runtime_table}{config}\n'
         )
+        if not can_isolate() and "isolation" not in config:
+            (directory / "conf.d").mkdir(exist_ok=True)
+            (directory / "conf.d" / "isolation.toml").write_text('[local]\nisolation = "none"\n')
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -255,6 +259,28 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30) 
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.05)
+
+
+@cache
+def can_isolate() -> bool:
+    """Whether this machine has bubblewrap and lets it work: then every test's jobs run in a sandbox."""
+    trial = (
+        "bwrap",
+        "--unshare-all",
+        "--unshare-user",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "true",
+    )
+    try:
+        return subprocess.run(trial, capture_output=True).returncode == 0
+    except OSError:
+        return False
 
 
 def free_port() -> int:

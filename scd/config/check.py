@@ -19,7 +19,7 @@ Origin = Callable[[str], Path]  # the file that a key was read from
 
 def check(config: Config, origin: Origin) -> None:
     """Raise ConfigError for the first thing that is wrong."""
-    for rule in (_paths, _addresses, _server, _at_least_one, _users, _numbers, _runtimes):
+    for rule in (_paths, _addresses, _server, _at_least_one, _users, _numbers, _isolation, _runtimes):
         for key, reason in rule(config):
             raise ConfigError(f"{origin(key)}: {key}: {reason}")
 
@@ -73,6 +73,16 @@ def _numbers(config: Config) -> Iterator[tuple[str, str]]:
             yield table, 'max_nodes and max_jobs must be 0 or more, or "unlimited"'
         if limits.period < 1:
             yield f"{table}.period", "must be a second or more"
+
+
+def _isolation(config: Config) -> Iterator[tuple[str, str]]:
+    if config.local.processes < 0:
+        yield "local.processes", "must be 0 (no limit of the job's own) or more"
+    for path in config.local.readonly:
+        if not os.path.isabs(path):
+            yield "local.readonly", f"{path!r} is not an absolute path"
+        elif not os.path.exists(path):
+            yield "local.readonly", f"{path} is not there"
 
 
 def _paths(config: Config) -> Iterator[tuple[str, str]]:

@@ -66,6 +66,10 @@ class Dispatch(Section, frozen=True):
 
 class Local(Section, frozen=True):
     cores: int = 0
+    isolation: Literal["auto", "none"] = "auto"
+    network: Literal["none", "host"] = "none"
+    readonly: tuple[str, ...] = ()
+    processes: int = 4096
     on_stop: Literal["keep", "cancel"] = "keep"
 
 

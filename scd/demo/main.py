@@ -21,6 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from ..launcher.isolation import INSTEAD
 from ..runtimes import BOOT
 from ..units import format_size
 
@@ -28,6 +29,7 @@ RTL = Path(__file__).with_name("rtl")
 CLIENT = Path(__file__).with_name("client.py")
 _START_DEADLINE = 60.0
 _STOP_DEADLINE = 30.0
+_NO_SANDBOX = "local.isolation: "
 _NODES = """
     SELECT n.step || '/' || n."index" AS node, n.state, a.elapsed, a.cpu_seconds, a.peak_bytes
     FROM nodes n LEFT JOIN attempts a ON a.job_hash = n.job_hash AND a.step = n.step AND a."index" = n."index"
@@ -75,7 +77,7 @@ def run(console: Console, directory: Path, runtime: str) -> int:
     account = choose_account(runtime)
     if account == "root":
         console.print("As root, and with a Python that no other account can run, this private daemon stays root.")
-    with daemon(server, runtime, account) as (port, url):
+    with daemon(console, server, runtime, account) as (port, url):
         console.print(f"[bold]scd[/bold] listens on {url}; the client sends the design [bold]heartbeat[/bold].\n")
         credentials = directory / "credentials.json"
         credentials.write_text(json.dumps({"address": "http://localhost", "port": port, "directory_whitelist": []}))
@@ -116,33 +118,56 @@ def choose_account(runtime: str) -> str:
 
 
 @contextlib.contextmanager
-def daemon(server: Path, runtime: str, account: str) -> Iterator[tuple[int, str]]:
+def daemon(console: Console, server: Path, runtime: str, account: str) -> Iterator[tuple[int, str]]:
     """A daemon of our own on a free port, ended with all that it started."""
-    port = _free_port()
     server.mkdir(exist_ok=True)
     if os.geteuid() == 0:
         found = pwd.getpwnam(account)
         os.chown(server, found.pw_uid, found.pw_gid)
         os.chmod(server.parent, 0o755)  # noqa: S103 - the daemon's account must get through
-    config = server / "scd.toml"
+    try:
+        process, port = _start(server, runtime, account, "auto")
+    except DemoFailed as failure:
+        reason = str(failure).partition(_NO_SANDBOX)[2].partition(f". {INSTEAD}")[0]
+        if not reason:
+            raise
+        console.print(f"Its nodes run without a sandbox, on loopback only: {reason}.")
+        process, port = _start(server, runtime, account, "none")
+    try:
+        yield port, f"http://localhost:{port}"
+    finally:
+        _stop(process)
+        _end_shims(server)
+
+
+def _start(server: Path, runtime: str, account: str, isolation: str) -> tuple[subprocess.Popen[bytes], int]:
+    port = _free_port()
+    config, log = server / "scd.toml", server / "scd.log"
     config.write_text(
         f'[server]\nlisten = ["127.0.0.1:{port}", "unix:{server}/state/scd.sock"]\nuser = "{account}"\n'
         f'[paths]\nstate = "{server}/state"\ncache = "{server}/cache"\n[[runtime]]\npython = "{runtime}"\n'
+        f'[local]\nisolation = "{isolation}"\n'
     )
-    url = f"http://localhost:{port}"
-    with open(server / "scd.log", "wb") as log:
+    with open(log, "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scd.daemon", "-c", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
+            [sys.executable, "-m", "scd.daemon", "-c", str(config)],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
     try:
-        _wait_until_ready(process, url, server / "scd.log")
-        yield port, url
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_DEADLINE)
-        finally:
-            _end_shims(server)
+        _wait_until_ready(process, f"http://localhost:{port}", log)
+    except BaseException:
+        _stop(process)
+        raise
+    return process, port
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_DEADLINE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def show_nodes(console: Console, database: Path) -> None:

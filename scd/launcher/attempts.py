@@ -29,7 +29,8 @@ class Attempt:
     def archive(self) -> str:
         return str(self.order["archive"])
 
-    def start(self, pid: int) -> None:
+    def start(self, pid: int | None) -> None:
+        """``pid`` is None if it had ended before anyone could look."""
         self.pid, self.started = pid, time.monotonic()
 
     def outcome(self, message: Message, *, lost: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from ..config import Config
@@ -13,12 +14,13 @@ from ..errors import ScdError
 from ..runtimes import BOOT, Runtimes
 from ..spool import JobDirectory
 from .entrance import SOCKET
+from .environment import PATH, job_environment
+from .sandbox import TEMPORARY, Sandbox
 from .shim import SPEC
 
 _START_DEADLINE = 30.0
 _EXIT_DEADLINE = 5.0
 _LINE_LIMIT = 2**20
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -28,9 +30,11 @@ class ShimFailed(ScdError):
 
 
 class Launcher:
-    def __init__(self, config: Config, runtimes: Runtimes):
+    def __init__(self, config: Config, runtimes: Runtimes, sandboxes: Mapping[str, Sandbox]):
+        """``sandboxes`` by the runtime's name: for all of them, or for none."""
         self._config = config
         self._runtimes = runtimes
+        self._sandboxes = sandboxes
 
     async def connect(self, directory: JobDirectory) -> Connection | None:
         """A connection to the job's shim, None if no shim answers."""
@@ -41,21 +45,12 @@ class Launcher:
 
     async def start(self, directory: JobDirectory, job_hash: str, design: str, jobname: str, runtime: str) -> None:
         """Start the job's shim. It takes orders when this returns, and outlives this process."""
-        chosen, versions = self._runtimes.get(runtime)
-        spec = {
-            "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
-            "settings": {**self._settings(directory, job_hash, design, jobname), "packages": versions.packages},
-            "env": _environment(directory),
-            "root": str(directory.work),
-            "archives": str(directory.archives),
-            "daemon_uid": os.geteuid(),
-        }  # fmt: skip
-        await asyncio.to_thread((directory.control / SPEC).write_text, json.dumps(spec))
+        await asyncio.to_thread(self._write_spec, directory, job_hash, design, jobname, runtime)
         with await asyncio.to_thread(open, directory.control / "shim.log", "ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim", str(directory.control),
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log,
-                env={"PATH": _PATH, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
+                env={"PATH": PATH, "LANG": "C.UTF-8"}, cwd="/", start_new_session=True,
             )  # fmt: skip
         try:
             out, _ = await asyncio.wait_for(process.communicate(), _START_DEADLINE)
@@ -63,6 +58,21 @@ class Launcher:
             raise ShimFailed(f"The shim of job {job_hash} did not start in {_START_DEADLINE:.0f} s.") from None
         if not out.strip():
             raise ShimFailed(f"The shim of job {job_hash} did not start; see {directory.control}/shim.log.")
+
+    def _write_spec(self, directory: JobDirectory, job_hash: str, design: str, jobname: str, runtime: str) -> None:
+        chosen, versions = self._runtimes.get(runtime)
+        sandbox = self._sandboxes.get(chosen.name)
+        spec = {
+            "sandbox": sandbox.argv(str(directory.work), str(directory.temporary)) if sandbox else [],
+            "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
+            "settings": {**self._settings(directory, job_hash, design, jobname), "packages": versions.packages},
+            "env": job_environment(str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
+            "temporary": str(directory.temporary) if sandbox else None,
+            "root": str(directory.work),
+            "archives": str(directory.archives),
+            "daemon_uid": os.geteuid(),
+        }  # fmt: skip
+        (directory.control / SPEC).write_text(json.dumps(spec))
 
     async def dismiss(self, directory: JobDirectory) -> None:
         """Tell the job's shim to go once nothing of it runs any more; return when it has heard that."""
@@ -87,6 +97,8 @@ class Launcher:
             "max_unpacked": self._config.server.max_unpacked,
             "max_members": self._config.server.max_members,
             "max_ratio": self._config.server.max_ratio,
+            # Without a sandbox the kernel would count all of the account's.
+            "max_processes": self._config.local.processes if self._sandboxes else 0,
         }
 
     async def _connect(self, control: Path) -> Connection:
@@ -103,8 +115,3 @@ class Launcher:
             raise
         finally:
             os.close(directory)
-
-
-def _environment(directory: JobDirectory) -> dict[str, str]:
-    """All that a job sees of the environment, but for TMPDIR, which the shim makes."""
-    return {"PATH": _PATH, "HOME": str(directory.work), "USER": "scd", "LOGNAME": "scd", "LANG": "C.UTF-8"}

@@ -1,7 +1,7 @@
 """The shim: one a job, beside it, outliving the daemon. Standard library only.
 
-It holds the runner (and later its sandbox), passes the daemon's orders on, stamps and fsyncs every event into the job's
-journal, opens the archive files and gives the runner only their descriptors. Its duties:
+It holds the runner and the sandbox around it, passes the daemon's orders on, stamps and fsyncs every event into the
+job's journal, opens the archive files and gives the runner only their descriptors. Its duties:
 
 1. take orders from the daemon, one JSON line each, on ``shim.sock``;
 2. start the runner when an order needs it, and again after it died;
@@ -27,7 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from ..channel import ChannelBroken, Message
-from ..procfs import alive, become_subreaper, identify, kill_all, marked, tree
+from ..procfs import (
+    ProcessId,
+    alive,
+    become_subreaper,
+    descends,
+    identify,
+    kill_all,
+    marked,
+    pid_of,
+    tree,
+)
 from .attempts import Attempt, Leftovers
 from .entrance import SOCKET, Entrance, take_lock
 from .journal import Journal, read
@@ -39,6 +49,7 @@ _NEWS = {"journal": True}
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
+_DEATH_DEADLINE = 10.0
 _ROUNDS = 100  # of killing what may fork meanwhile
 _PACKING = 120.0  # for the results of a node that was killed
 _RETRY = 1.0  # between attempts to write what a full disk did not take
@@ -60,8 +71,9 @@ class Shim:
         self.closing = False
         self.lock = take_lock(control)
         self.journal = Journal(control)
-        # Short, for sockets: their paths may only have 108 bytes, and the job's directory lies deep.
-        self.temporary = tempfile.mkdtemp(prefix="scd-")
+        # A sandbox shows the job's own directory as /tmp. Without one it must be short, for sockets: their paths may
+        # only have 108 bytes, and the job's directory lies deep.
+        self.temporary = self.spec["temporary"] or tempfile.mkdtemp(prefix="scd-")
         self.entrance = Entrance(control, self.spec["daemon_uid"], self.selector)
 
     def run(self) -> None:
@@ -110,11 +122,12 @@ class Shim:
         me = identify(os.getpid())
         assert me is not None
         self.journal.append("shim", pid=me.pid, ticks=me.ticks, temporary=self.temporary)
-        if left.runner is not None and alive(left.runner):
-            kill_all(tree(left.runner.pid))
+        if left.runner is not None:
+            _end(left.runner)
         for temporary in left.temporaries:
             _end_orphans(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
+        os.makedirs(self.temporary, mode=0o700, exist_ok=True)
         self.seen = left.seen
         self.lost = {name: (attempt, left.reason(name)) for name, attempt in left.unfinished.items()}
         self._salvage_lost()
@@ -213,18 +226,24 @@ class Shim:
             os.close(fd)
 
     def _hear_runner(self, runner: RunnerProcess) -> None:
+        fds: list[int] = []
         try:
-            self._take_report(runner.receive())
-        except (ChannelBroken, KeyError, TypeError, ValueError):
+            message, fds = runner.receive()
+            self._take_report(message, fds)
+        except (ChannelBroken, KeyError, IndexError, TypeError, ValueError):
             # Also for a report that makes no sense: the job has got at its runner, and may lose it.
             self._lose_runner()
+        finally:
+            for fd in fds:
+                os.close(fd)
 
-    def _take_report(self, message: Message) -> None:
+    def _take_report(self, message: Message, fds: list[int]) -> None:
         name = str(message.get("name", ""))
         match message.get("type"):
-            case "started" if name in self.attempts and self.attempts[name].pid is None:
-                self.attempts[name].start(int(message["pid"]))
-                self._record("started", name=name, pid=self.attempts[name].pid)
+            case "started" if name in self.attempts and self.attempts[name].started is None:
+                pid = _own_process(fds[0])
+                self.attempts[name].start(pid)
+                self._record("started", name=name, pid=pid)
             case "ended" if name in self.attempts:
                 self._end(self.attempts.pop(name), message)
             case "salvaged" if name in self.lost:
@@ -297,7 +316,7 @@ class Shim:
                 continue
             attempt.killed = attempt.killed or (order["state"], order["reason"])
             # The node's own process alone: SiliconCompiler ends its tool and writes the manifest.
-            if attempt.pid is not None and _is_ours(attempt.pid):
+            if attempt.pid is not None and descends(attempt.pid, os.getpid()):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(attempt.pid, signal.SIGTERM)
             self.kills.append((time.monotonic() + float(order["grace"]), name))
@@ -313,12 +332,12 @@ class Shim:
             elif attempt in self.deferred:
                 self.deferred.remove(attempt)
                 self._end(self.attempts.pop(name), {"state": "error"})
-            elif attempt.pid is None or attempt.overdue:  # the runner does not get to it, or to packing its results
-                self._lose_runner()
+            elif attempt.started is None or attempt.overdue:
+                self._lose_runner()  # it does not get to the node, or to packing its results
             else:
                 attempt.overdue = True
                 self.kills.append((time.monotonic() + _PACKING, name))
-                if _is_ours(attempt.pid):
+                if attempt.pid is not None and descends(attempt.pid, os.getpid()):
                     kill_all(tree(attempt.pid))
         self.kills.sort()
 
@@ -333,9 +352,27 @@ class Shim:
                 result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return
-            if result is None or (self.runner is not None and result.si_pid == self.runner.pid):
+            if result is None or (self.runner is not None and result.si_pid == self.runner.child):
                 return
             os.waitpid(result.si_pid, 0)
+
+
+def _end(runner: ProcessId) -> None:
+    """The runner of a dead shim: a sandbox died with its shim, or is about to."""
+    deadline = time.monotonic() + _DEATH_DEADLINE
+    while alive(runner) and time.monotonic() < deadline:
+        kill_all(tree(runner.pid))
+        time.sleep(0.01)
+
+
+def _own_process(pidfd: int) -> int | None:
+    """The pid of a process that the runner reports, None if it has ended. Raises ValueError if it is not the job's."""
+    pid = pid_of(pidfd)
+    if pid is None or descends(pid, os.getpid()):
+        return pid
+    if pid_of(pidfd) is None:  # between the two looks
+        return None
+    raise ValueError("not a process of this job")
 
 
 def _end_orphans(temporary: str) -> None:
@@ -346,11 +383,6 @@ def _end_orphans(temporary: str) -> None:
             break
         kill_all(orphans)
         time.sleep(0.01)
-
-
-def _is_ours(pid: int) -> bool:
-    """Whether a pid that the runner named is this job's at all."""
-    return pid in tree(os.getpid())
 
 
 def main() -> None:

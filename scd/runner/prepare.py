@@ -14,9 +14,11 @@ from ..archive import pack, remove_tree
 from ..tar import Refused
 from ..unpack import Limits, unpack
 from .child import print_error
+from .collected import adopt
 from .job import PREPARED, LastErrors, Settings, write_aside
 
 _SETUP = "sc_setup.pkg.json"
+_COLLECTED = "sc_collected_files"
 
 
 class Rejected(Exception):
@@ -48,6 +50,7 @@ def prepare(
     try:
         project = _load(settings, json.load(manifest))
         project.logger.addHandler(errors)
+        adopt(project, settings.jobdir / _COLLECTED)
         plan = _run(settings, project, on_prepared)
     except Rejected:
         raise

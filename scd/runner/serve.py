@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
-from ..procfs import become_subreaper, environment_of, kill_all, tree
+from ..procfs import become_subreaper, environment_of, hide_from_equals, kill_all, tree
 from . import node as node_
 from .child import (
     MARK,
@@ -33,6 +33,7 @@ from .child import (
 )
 from .job import Settings, load
 from .prepare import Rejected, prepare
+from .restraint import restrain
 
 _REPLY_LIMIT = 2**18
 _PREPARED = b"\n"  # what prepare reports before its outcome, once the manifest can be loaded
@@ -104,7 +105,7 @@ class Runner:
             _import_more()
             before = own_children()
             self.project = load(self.settings)
-            self.helper |= own_children() - before
+            self.helper |= {pid for pid in own_children() - before if session_of(pid) == session_of(0)}
             gc.collect()
             gc.freeze()
 
@@ -162,7 +163,8 @@ class Runner:
         self.selector.register(child.pidfd, selectors.EVENT_READ, child)
         self.selector.register(child.result, selectors.EVENT_READ, child)
         if order["op"] in ("prepare", "node"):
-            send(self.channel, {"type": "started", "name": order["name"], "pid": pid})
+            # Not the pid: in a sandbox it is another one outside.
+            send(self.channel, {"type": "started", "name": order["name"]}, (child.pidfd,))
 
     def _close_inherited(self, read: int) -> None:
         """What belongs to the runner and to other nodes: an open end would hide their death."""
@@ -232,10 +234,14 @@ class Runner:
                 send(self.channel, {"type": "ended", "name": order["name"], "usage": usage, **outcome})
 
     def _kill_remains(self, child: Child) -> None:
-        """What a node started does not outlive it. Its orphans are now this process's children."""
+        """What a node started does not outlive it. Its orphans are now this process's children.
+
+        One that has left the session and cleared its environment may be another node's: it ends with the last of them.
+        """
         mark = f"{MARK}={child.order.get('name', '')}".encode()
+        alone = not any(other.order["op"] in ("prepare", "node") for other in self.children.values())
         for pid in own_children() - set(self.children) - self.helper:
-            if session_of(pid) == child.pid or mark in environment_of(pid):
+            if alone or session_of(pid) == child.pid or mark in environment_of(pid):
                 kill_all(tree(pid))
         kill_all(tree(child.pid) - {child.pid})
         self._reap_orphans()
@@ -254,10 +260,15 @@ def main() -> None:
     become_subreaper()
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
+    # Nobody else is to speak in the runner's name, and end a node that goes on uncharged.
+    hide_from_equals(hidden=True)
+    os.register_at_fork(after_in_child=channel.close)  # also in what SiliconCompiler forks
     importlib.import_module("siliconcompiler.scheduler")
     try:
-        settings, _ = receive(channel)
-        Runner(Settings(**settings), channel).run()
+        message, _ = receive(channel)
+        settings = Settings(**message)
+        restrain(settings.max_processes)
+        Runner(settings, channel).run()
     except ChannelBroken:
         kill_all(tree(os.getpid()) - {os.getpid()})
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx2
 
 from ..harness import Daemon, Json
-from ..integration.submission import import_archive, manifest, set_value
+from ..integration.submission import collected, manifest, set_value
 from .inject import alive, eventually
 from .tally import Tally
 
@@ -53,9 +53,7 @@ class World:
 
     def manifest(self, flow: str, then: str = "true", *options: str) -> Json:
         """A job that no other equals. Its scripted nodes prove that they ran, then do ``then``."""
-        if flow in _SCRIPTED:
-            options = (*options, f"script={PROOF.format(then=then)}", "threads=1")
-        cfg = copy.deepcopy(manifest(flow, *options))
+        cfg = copy.deepcopy(manifest(flow, *_options(flow, then, options)))
         return set_value(cfg, f"j{next(self._numbers)}", "option", "jobname")
 
     def again(self, job_hash: str, *options: str) -> Json:
@@ -66,7 +64,9 @@ class World:
     def submit(self, flow: str = "workers", then: str = "true", status: str = "completed", *options: str) -> str | None:
         """Submit as the client does; the hash if it was acknowledged, None if it was refused or not answered."""
         try:
-            answer = self.daemon.submit(self.manifest(flow, then, *options), import_archive())
+            answer = self.daemon.submit(
+                self.manifest(flow, then, *options), collected(flow, *_options(flow, then, options))
+            )
         except httpx2.TransportError:
             return None
         return self.note(answer, status)
@@ -217,6 +217,10 @@ class World:
             [sys.executable, "-m", "scd.cli.main", "-c", str(self.daemon.file), "check"], capture_output=True, text=True
         )
         self.tally.expect(done.returncode == 0, f"scdctl check: {done.stdout}{done.stderr}")
+
+
+def _options(flow: str, then: str, options: tuple[str, ...]) -> tuple[str, ...]:
+    return (*options, f"script={PROOF.format(then=then)}", "threads=1") if flow in _SCRIPTED else options
 
 
 class Canaries:

@@ -1,5 +1,6 @@
 """What the client would send for a flow of ``tests/acceptance/client.py``, made by the real SiliconCompiler."""
 
+import base64
 import io
 import json
 import subprocess
@@ -11,17 +12,29 @@ from tempfile import mkdtemp
 from ..harness import CLIENT, RUNTIME, Json
 
 _DUMP = """
-import json, sys
+import base64, io, json, sys, tarfile
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from client import build
+from siliconcompiler.utils.curation import collect, filter_collection_keys
+from siliconcompiler.utils.paths import jobdir
 options = dict(option.split("=", 1) for option in sys.argv[4:])
-print(json.dumps(build(sys.argv[2], Path(sys.argv[3]), options).getdict()))
+project = build(sys.argv[2], Path(sys.argv[3]), options)
+keys = []
+for key in project.allkeys():
+    param = project.get(*key, field=None)
+    if param.is_path and key[0] != "history":
+        keys += [(key, step, index) for value, step, index in param.getvalues() if value]
+collect(project, keys=filter_collection_keys(keys), verbose=False)
+packed = io.BytesIO()
+with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+    tar.add(jobdir(project), arcname="")
+print(json.dumps({"cfg": project.getdict(), "import": base64.b64encode(packed.getvalue()).decode()}))
 """
 
 
 @cache
-def _manifest(flow: str, options: tuple[str, ...]) -> str:
+def _submission(flow: str, options: tuple[str, ...]) -> str:
     directory = mkdtemp(prefix="scd-manifest-")
     done = subprocess.run(
         [RUNTIME, "-c", _DUMP, str(CLIENT.parent), flow, directory, *options],
@@ -34,8 +47,13 @@ def _manifest(flow: str, options: tuple[str, ...]) -> str:
 
 def manifest(flow: str, *options: str) -> Json:
     """A fresh copy, to be spoilt as a test likes."""
-    found: Json = json.loads(_manifest(flow, options))
+    found: Json = json.loads(_submission(flow, options))["cfg"]
     return found
+
+
+def collected(flow: str, *options: str) -> bytes:
+    """The import with the files of the flow: a node sees none but those that come with its job."""
+    return base64.b64decode(json.loads(_submission(flow, options))["import"])
 
 
 def import_archive(files: dict[str, bytes] | None = None) -> bytes:

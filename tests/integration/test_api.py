@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from ..harness import Daemon, Json, wait_until
-from .submission import import_archive, manifest, member, members
+from .submission import collected, import_archive, manifest, member, members
 
 NewDaemon = Callable[..., Daemon]
 UNKNOWN = "0" * 32
@@ -22,7 +22,7 @@ NODE_WORDS = {"pending", "queued", "running", "success", "error", "skipped", "ti
 
 
 def start(daemon: Daemon, flow: str = "chain", *options: str, **params: str) -> str:
-    response = daemon.submit(manifest(flow, *options), import_archive(), **params)
+    response = daemon.submit(manifest(flow, *options), collected(flow, *options), **params)
     assert response.status_code == 200, response.text
     return str(response.json()["job_hash"])
 

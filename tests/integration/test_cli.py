@@ -14,7 +14,7 @@ import argon2
 import pytest
 
 from ..harness import Daemon
-from .submission import import_archive, manifest
+from .submission import collected, manifest
 
 
 def scdctl(daemon: Daemon, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
@@ -39,7 +39,7 @@ def ctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def submit(daemon: Daemon, flow: str, *options: str) -> str:
-    return str(daemon.submit(manifest(flow, *options), import_archive()).json()["job_hash"])
+    return str(daemon.submit(manifest(flow, *options), collected(flow, *options)).json()["job_hash"])
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,10 @@ def finished(daemon: Daemon, flow: str = "chain", *options: str) -> str:
 
 
 @pytest.mark.parametrize("victim", ["runner", "shim"])
-def test_a_lost_node_starts_again_as_often_as_configured(new_daemon: NewDaemon, tmp_path: Path, victim: str) -> None:
+def test_a_lost_node_starts_again_as_often_as_configured(new_daemon: NewDaemon, victim: str) -> None:
     daemon = new_daemon("[dispatch]\nretries = 1\n")
-    ran = tmp_path / "ran"
-    script = f"echo $$ >>{ran}; [ $(wc -l <{ran}) -ge 2 ] || sleep 304"
-    job_hash = start(daemon, "work", f"script={script}")
+    job_hash = start(daemon, "work", "script=echo $$ >>$HOME/ran; [ $(wc -l <$HOME/ran) -ge 2 ] || sleep 304")
+    ran = daemon.job_directory(job_hash) / "work" / "ran"
     wait_until(ran.exists, "the node did not start")
     family = tree_of(daemon, job_hash)
     os.kill(daemon.pid_of(job_hash, victim), signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Local dispatch: sessions, descriptors, environment, cores, limits, signals, and what survives whose death."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -17,14 +18,14 @@ import pytest
 
 from scd.procfs import tree
 
-from ..harness import Daemon, Json
-from .submission import import_archive, manifest, member
+from ..harness import Daemon, Json, wait_until
+from .submission import collected, manifest, member
 
 NewDaemon = Callable[..., Daemon]
 
 
 def start(daemon: Daemon, flow: str, *options: str) -> str:
-    response = daemon.submit(manifest(flow, *options), import_archive())
+    response = daemon.submit(manifest(flow, *options), collected(flow, *options))
     assert response.status_code == 200, response.text
     return str(response.json()["job_hash"])
 
@@ -55,6 +56,18 @@ def gone(pids: set[int], timeout: float = 10) -> bool:
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not any(map(is_alive, pids))
+
+
+def called(command: str) -> set[int]:
+    """The processes with this command line, in whichever namespace: a node's own word for a pid is another."""
+    words = command.replace(" ", "\0").encode() + b"\0"
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if (entry / "cmdline").read_bytes() == words:
+                    found.add(int(entry.name))
+    return found
 
 
 def descriptors(pid: int) -> list[str]:
@@ -91,8 +104,10 @@ def test_a_node_has_no_descriptor_of_the_daemon_or_of_another_job(new_daemon: Ne
 
 
 def test_a_node_does_not_hold_the_runners_channel(new_daemon: NewDaemon) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can look into a runner")
     daemon = new_daemon()
-    job_hash = running(daemon, "ls -l /proc/self/fd > fds.txt; sleep 60")
+    job_hash = running(daemon, "sleep 60")
     node = daemon.pid_of(job_hash, "started")
     sockets = [os.readlink(fd) for fd in Path(f"/proc/{node}/fd").iterdir() if "socket" in os.readlink(fd)]
     runner = daemon.pid_of(job_hash, "runner")
@@ -106,7 +121,8 @@ def test_a_job_sees_nothing_of_the_daemons_environment(new_daemon: NewDaemon, mo
     assert b"SCD_CANARY" in Path(f"/proc/{daemon.pid}/environ").read_bytes()
     job_hash = running(daemon, "env > env.txt; sleep 60")
     for kind in ("shim", "runner", "started"):
-        assert b"SCD_CANARY" not in Path(f"/proc/{daemon.pid_of(job_hash, kind)}/environ").read_bytes(), kind
+        with contextlib.suppress(PermissionError):  # only root can look into a runner
+            assert b"SCD_CANARY" not in Path(f"/proc/{daemon.pid_of(job_hash, kind)}/environ").read_bytes(), kind
     live = daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"})
     assert b"SCD_CANARY" not in member(live.content, "/env.txt")
 
@@ -159,10 +175,10 @@ def test_a_cancel_leaves_no_process(new_daemon: NewDaemon) -> None:
 
 def test_what_a_node_leaves_running_ends_with_it(new_daemon: NewDaemon) -> None:
     daemon = new_daemon()
-    job_hash = start(daemon, "work", "script=setsid sleep 303 & echo $! > pid.txt")
+    job_hash = start(daemon, "work", "script=setsid sleep 30303 & sleep 1")
+    wait_until(lambda: called("sleep 30303"), "it never ran")
     assert daemon.wait(job_hash)["status"] == "completed"
-    pid = int(member(daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"}).content, "/pid.txt"))
-    assert gone({pid}), "a process outlived its node"
+    assert gone(called("sleep 30303")), "a process outlived its node"
 
 
 def test_what_a_node_used_is_in_the_database(new_daemon: NewDaemon) -> None:

@@ -55,7 +55,7 @@ def test_a_job_is_started(daemon: Daemon) -> None:
 
 
 def test_an_acknowledged_job_is_on_the_disk(daemon: Daemon) -> None:
-    archive = import_archive()
+    archive = import_archive()  # each has the second in which it was made
     job_hash = daemon.submit(manifest("chain"), archive).json()["job_hash"]
     directory = daemon.job_directory(job_hash)
     assert (directory / "upload" / "import.tar.gz").read_bytes() == archive

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scd.procfs import ProcessId, alive, boot_id, identify, kill_all, tree
+from scd.procfs import ProcessId, alive, boot_id, descends, identify, kill_all, pid_of, tree
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -132,3 +132,32 @@ def test_a_subreaper_inherits_orphans(start: Start) -> None:
 
 def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_descent(start: Start) -> None:
+    process = start("sh", "-c", "sleep 60 & echo $!; wait")
+    (grandchild,) = lines(process, 1)
+    assert descends(grandchild, process.pid)
+    assert descends(grandchild, os.getpid())
+    assert descends(process.pid, os.getpid())
+    assert not descends(process.pid, grandchild)
+    assert not descends(process.pid, process.pid)
+    assert not descends(1, os.getpid())
+    assert not descends(2**22, os.getpid()), "there is no such process"
+
+
+def test_a_pidfd_tells_its_process_and_its_end(start: Start) -> None:
+    process = start("sleep", "60")
+    pidfd = os.pidfd_open(process.pid)
+    try:
+        assert pid_of(pidfd) == process.pid
+        process.kill()
+        process.wait()
+        assert pid_of(pidfd) is None
+    finally:
+        os.close(pidfd)
+
+
+def test_another_descriptor_is_no_pidfd() -> None:
+    with open(os.devnull) as file, pytest.raises(ValueError, match="not a pidfd"):
+        pid_of(file.fileno())
