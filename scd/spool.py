@@ -18,11 +18,15 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .archive import remove_tree
 from .durable import fsync
+from .errors import ConfigError
+
+_PASSABLE = 0o711  # accounts get through, and see nothing
 
 
 class JobDirectory(NamedTuple):
@@ -60,25 +64,58 @@ class JobDirectory(NamedTuple):
         return self.upload / f"manifest-{generation}.json"
 
 
+class Hands(Protocol):
+    """Whoever can reach all that lies in a job's directory. Both raise OSError."""
+
+    def remove(self, directory: Path) -> None: ...
+
+    def size(self, directory: Path) -> int: ...
+
+
+class OwnHands:
+    """Where all of it is this account's."""
+
+    def remove(self, directory: Path) -> None:
+        remove_tree(directory)
+
+    def size(self, directory: Path) -> int:
+        return disk_usage(directory)
+
+
 class Spool:
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, hands: Hands | None = None, *, shared: bool = False):
+        """``shared``: jobs have accounts of their own, which must get through to their directories."""
         self.root = root
+        self._hands = hands or OwnHands()
+        self._shared = shared
         self.jobs = root / "jobs"
         self.staging = root / "staging"
         self.lost_and_found = root / "lost+found"
         self._leftovers: list[Path] = []
 
     def create(self) -> None:
-        """Make the spool. What already lies in staging was left by uploads and removals that a crash cut off."""
+        """Make the spool. What already lies in staging was left by uploads and removals that a crash cut off.
+
+        Raises ConfigError if it is to be shared and cannot be.
+        """
         for directory in (self.jobs, self.staging):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._shared:
+            _let_through((self.jobs, self.staging, *self.jobs.iterdir(), self.root, *self.root.parents))
         self._leftovers = list(self.staging.iterdir())
 
     def clear(self) -> None:
         """Remove what ``create`` found in staging. It may be much: nobody waits for this."""
-        while self._leftovers:
-            remove_tree(self._leftovers[-1])
-            self._leftovers.pop()
+        failure = None
+        for path in list(self._leftovers):
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    self._hands.remove(path)
+                self._leftovers.remove(path)
+            except OSError as error:  # the others do not wait for it
+                failure = error
+        if failure is not None:
+            raise failure
 
     def free(self) -> int:
         """Bytes that are free on the spool's disk."""
@@ -91,6 +128,9 @@ class Spool:
         directory = JobDirectory(self.staging / secrets.token_hex(8))
         for path in (directory.path, directory.upload, directory.control, directory.archives, directory.work):
             path.mkdir(mode=0o700)
+        if self._shared:
+            for path in (directory.path, directory.upload):
+                path.chmod(_PASSABLE)
         directory.unacknowledged.touch()
         return directory
 
@@ -100,6 +140,8 @@ class Spool:
             fsync(path)
         target = self.job(job_hash).path
         target.parent.mkdir(mode=0o700, exist_ok=True)
+        if self._shared:
+            target.parent.chmod(_PASSABLE)
         fsync(self.jobs)
         staged.path.rename(target)
         fsync(target.parent)
@@ -117,11 +159,14 @@ class Spool:
         fsync(path.parent)
 
     def remove(self, job_hash: str) -> None:
-        """Gone at once under its name, whatever becomes of the rest: staging is cleared at start."""
+        """Gone at once under its name, whatever becomes of the rest: staging is cleared, again and again."""
         aside = self.staging / secrets.token_hex(8)
         with contextlib.suppress(FileNotFoundError):
             self.job(job_hash).path.rename(aside)
-            remove_tree(aside)
+            try:
+                self._hands.remove(aside)
+            except OSError:
+                self._leftovers.append(aside)
 
     def set_aside(self, job_hash: str) -> Path:
         """Move a directory that no job owns out of the way, unharmed."""
@@ -144,16 +189,34 @@ class Spool:
 
     def size(self, job_hash: str) -> int:
         """Bytes that a job takes on the disk; 0 if it has no directory."""
-        total = 0
-        for parent, _, files in os.walk(self.job(job_hash).path):
-            for name in files:
-                with contextlib.suppress(OSError):
-                    total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-        return total
+        return self._hands.size(self.job(job_hash).path)
 
     def discard(self, staged: JobDirectory) -> None:
         with contextlib.suppress(FileNotFoundError):
-            remove_tree(staged.path)
+            self._hands.remove(staged.path)
 
     def hashes(self) -> set[str]:
         return {path.name for path in self.jobs.glob("??/*")}
+
+
+def disk_usage(directory: Path) -> int:
+    """Bytes that the files below a directory take on the disk, as far as they can be seen."""
+    total = 0
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
+
+
+def _let_through(directories: Iterable[Path]) -> None:
+    for directory in directories:
+        status = directory.stat()
+        if status.st_mode & 0o001:
+            continue
+        try:
+            directory.chmod(status.st_mode & 0o7777 | _PASSABLE)
+        except PermissionError:
+            raise ConfigError(
+                f"paths.spool: the accounts of jobs cannot get through {directory}. Let them: chmod o+x {directory}"
+            ) from None

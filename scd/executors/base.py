@@ -21,6 +21,7 @@ class Spec(msgspec.Struct, frozen=True):
     generation: int
     key: NodeKey | None = None
     ancestors: tuple[tuple[str, str, str], ...] = ()  # step, index, status of the nodes that ran before
+    user: str = ""
 
 
 class Observation(msgspec.Struct):

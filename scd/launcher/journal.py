@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..durable import open_plain
 from ..procfs import boot_id
 
 FILE = "events.jsonl"
@@ -66,7 +67,7 @@ class Journal:
 def read(directory: Path, offset: int = 0) -> tuple[list[Record], int]:
     """The whole records from ``offset`` on, and the offset behind them."""
     try:
-        with open(directory / FILE, "rb") as file:
+        with open(open_plain(directory / FILE), "rb") as file:
             file.seek(offset)
             data = file.read()
     except FileNotFoundError:

@@ -57,12 +57,13 @@ class Shim:
         self.runner: RunnerProcess | None = None
         self.replies: dict[str, tuple[socket.socket, str | None]] = {}
         self.closing = False
+        os.umask(0o027 if self.spec["shared"] else 0o077)  # shared: a daemon of another account reads as the group
         self.lock = take_lock(control)
         self.journal = Journal(control)
         # A sandbox shows the job's own directory as /tmp. Without one it must be short, for sockets: their paths may
         # only have 108 bytes, and the job's directory lies deep.
         self.temporary = self.spec["temporary"] or tempfile.mkdtemp(prefix="scd-")
-        self.entrance = Entrance(control, self.spec["daemon_uid"], self.selector)
+        self.entrance = Entrance(control, self.spec["daemon_uid"], self.selector, shared=self.spec["shared"])
 
     def run(self) -> None:
         self._take_over()
