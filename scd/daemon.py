@@ -109,7 +109,8 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
     for directory in (paths.state, paths.spool, paths.cache, *(os.path.dirname(path) for path in config.unix_sockets)):
         try:
             if not os.path.isdir(directory):
-                os.makedirs(directory, mode=0o700)
+                # Jobs read the cache, under whichever account.
+                os.makedirs(directory, mode=0o755 if directory == paths.cache else 0o700)
                 if account is not None:
                     os.chown(directory, account.pw_uid, account.pw_gid)
         except OSError as error:

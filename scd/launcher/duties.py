@@ -17,6 +17,7 @@ from . import accounting, frame, trial
 from .accounts import Account, Refused, become, find, owner
 from .base import START_DEADLINE, Work
 from .requests import Adopt, Alive, AnyRequest, Check, Empty, Size, Start, Usage
+from .sandbox import TEMPORARY
 from .shim import SPEC
 from .spec import SHIM_ENVIRONMENT, shim_argv, shim_spec
 
@@ -82,18 +83,23 @@ def _start(ground: Ground, request: Start, account: Account) -> None:
         chosen, _ = runtimes.get(request.runtime)
         directory = Spool(ground.spool).job(request.job_hash)
         work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, "")
+        control, archives = (os.open(name, frame.STEP, dir_fd=fd) for name in (frame.CONTROL, frame.ARCHIVES))
+        places = {str(directory.work): frame.identity(fd, frame.WORK), TEMPORARY: frame.identity(fd, frame.TMP)}
         spec = shim_spec(
-            ground.config, runtimes, found.sandboxes[chosen.name], work, daemon_uid=ground.scd.uid, shared=True
+            ground.config, runtimes, found.sandboxes[chosen.name], work, daemon_uid=ground.scd.uid, places=places
         )
         become(account)
-        control = os.open(frame.CONTROL, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    for place in (control, archives):
+        if os.fstat(place).st_uid != account.uid:
+            raise Refused(f"the directory of job {request.job_hash} changed meanwhile")
     with open(_create(SPEC, os.O_TRUNC, control), "w") as file:
         json.dump(spec, file)
     with open(_create("shim.log", os.O_APPEND, control), "ab") as log:
         try:
             done = subprocess.run(
-                shim_argv(work), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=SHIM_ENVIRONMENT,
-                cwd="/", start_new_session=True, timeout=START_DEADLINE,
+                [*shim_argv(work), str(control), str(archives)], pass_fds=(control, archives), cwd="/",
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=SHIM_ENVIRONMENT,
+                start_new_session=True, timeout=START_DEADLINE,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise Refused(f"The shim of job {request.job_hash} did not start in {START_DEADLINE:.0f} s.") from None

@@ -23,11 +23,11 @@ from ..archive import remove_tree
 from ..spool import disk_usage
 from .accounts import Account, Refused, acting_as
 
-WORK, CONTROL = "work", "control"
-OWN = {WORK: 0o700, "tmp": 0o700, CONTROL: 0o2750, "archives": 0o2770}
+WORK, TMP, CONTROL, ARCHIVES = "work", "tmp", "control", "archives"
+OWN = {WORK: 0o700, TMP: 0o700, CONTROL: 0o2750, ARCHIVES: 0o2770}
 _UPLOADED = re.compile(r"manifest-[0-9]{1,9}\.json|import\.tar\.gz")
 _UPLOAD_MODE = 0o640
-_STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def steps_to(job_hash: str) -> tuple[str, ...]:
@@ -37,11 +37,11 @@ def steps_to(job_hash: str) -> tuple[str, ...]:
 @contextlib.contextmanager
 def opened(spool: Path, steps: tuple[str, ...], scd: Account) -> Iterator[int]:
     """A descriptor of a frame, which is scd's as are all directories that lead to it. Raises Refused."""
-    fd = os.open(spool, _STEP)
+    fd = os.open(spool, STEP)
     try:
         for step in steps:
             try:
-                inner = os.open(step, _STEP, dir_fd=fd)
+                inner = os.open(step, STEP, dir_fd=fd)
             except (FileNotFoundError, NotADirectoryError):
                 raise Refused("there is no such directory") from None
             os.close(fd)
@@ -64,6 +64,12 @@ def owner_of(frame: int, name: str = WORK) -> int | None:
     return status.st_uid
 
 
+def identity(frame: int, name: str) -> tuple[int, int]:
+    """Device and inode of one of a frame's directories: what a path to it may not tell."""
+    status = os.stat(name, dir_fd=frame, follow_symlinks=False)
+    return status.st_dev, status.st_ino
+
+
 def give(spool: Path, job_hash: str, account: Account, scd: Account) -> None:
     """Make a frame's directories and uploads the account's; what is his already stays as it is.
 
@@ -80,7 +86,7 @@ def give(spool: Path, job_hash: str, account: Account, scd: Account) -> None:
                 if (fd := _take(frame, name, account, scd, stack)) is not None:
                     if not stat.S_ISDIR(os.fstat(fd).st_mode) or os.listdir(fd):
                         raise Refused("the job was made before jobs had accounts: submit it again")
-                    os.fchmod(fd, mode)
+                    _set(fd, mode, scd)
                     given.append(fd)
             upload = os.open("upload", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=frame)
             stack.callback(os.close, upload)
@@ -89,10 +95,16 @@ def give(spool: Path, job_hash: str, account: Account, scd: Account) -> None:
                     status = os.fstat(fd)
                     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
                         raise Refused(f"{name} is not a plain file")
-                    os.fchmod(fd, _UPLOAD_MODE)
+                    _set(fd, _UPLOAD_MODE, scd)
                     given.append(fd)
         for fd in given:
             os.fchown(fd, account.uid, -1)
+
+
+def _set(fd: int, mode: int, scd: Account) -> None:
+    """The group first: the kernel takes its bit away from a directory of a group that is not the caller's."""
+    os.fchown(fd, -1, scd.gid)
+    os.fchmod(fd, mode)
 
 
 def _take(directory: int, name: str, account: Account, scd: Account, stack: contextlib.ExitStack) -> int | None:
@@ -138,7 +150,7 @@ def size(frame: int) -> int:
 def _inside(frame: int, name: str) -> Iterator[bool]:
     """Stand in one of the frame's directories, whatever a job did to its mode; whether it is there."""
     try:
-        fd = os.open(name, _STEP, dir_fd=frame)
+        fd = os.open(name, STEP, dir_fd=frame)
     except (FileNotFoundError, NotADirectoryError):
         yield False
         return

@@ -18,7 +18,7 @@ from ..archive import remove_tree
 from ..config import Config
 from ..errors import ConfigError
 from ..model import ResourceUsage
-from ..procfs import ProcessId
+from ..procfs import ProcessId, alive, boot_id
 from ..spool import JobDirectory, disk_usage
 from .base import LauncherDown, ShimFailed, Work
 from .requests import MOST_BYTES, MOST_PIDS, Adopt, Alive, Check, Empty, Request, Size, Start, Usage, encode, read
@@ -60,7 +60,13 @@ class Gateway:
         await asyncio.to_thread(self._ask, request)
 
     def is_alive(self, process: ProcessId, user: str) -> bool:
-        return self._ask(Alive(self._account(user), *process)) is True
+        """Nothing lives on from another boot. Who has no account any more cannot be asked about, but seen perhaps."""
+        if process.boot != boot_id():
+            return False
+        try:
+            return self._ask(Alive(self._account(user), *process)) is True
+        except ShimFailed:
+            return alive(process)
 
     def sample(self, pids: Mapping[str, tuple[str, int]]) -> dict[str, ResourceUsage]:
         found: dict[str, ResourceUsage] = {}

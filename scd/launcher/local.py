@@ -61,5 +61,5 @@ class LocalLauncher:
     def _write_spec(self, work: Work) -> None:
         chosen, _ = self._runtimes.get(work.runtime)
         sandbox = self._sandboxes.get(chosen.name)
-        spec = shim_spec(self._config, self._runtimes, sandbox, work, daemon_uid=os.geteuid(), shared=False)
+        spec = shim_spec(self._config, self._runtimes, sandbox, work, daemon_uid=os.geteuid())
         (work.directory.control / SPEC).write_text(json.dumps(spec))

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from ..durable import replace
 
+# The daemon may write in the directory too: what it would let a link lead to is the job's account's.
+_NEW = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def open_archive(directory: Path, name: str) -> int:
     """A descriptor to fill, of a file that has not its final name yet."""
-    return os.open(directory / f".{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    return os.open(directory / f".{name}", _NEW, 0o640)
 
 
 def publish(directory: Path, name: str) -> str | None:

@@ -14,6 +14,7 @@ import socket
 import stat
 import struct
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
 
@@ -151,6 +152,9 @@ def _accept(listener: socket.socket, ground: Ground, children: set[int]) -> None
         try:
             listener.close()
             _answer(connection, ground)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
         finally:
             os._exit(0)
 
@@ -169,7 +173,7 @@ def _answer(connection: socket.socket, ground: Ground) -> None:
         if len(data) > MOST_BYTES:
             raise Refused("the request is too large")
         reply = Reply(value=carry_out(ground, decode(data)))
-    except (Refused, msgspec.DecodeError) as error:
+    except (Refused, msgspec.DecodeError, RecursionError) as error:
         reply = Reply(error=str(error))
     except OSError as error:
         reply = Reply(error=f"scd-launcher: {error}")

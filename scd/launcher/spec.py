@@ -1,6 +1,7 @@
 """What a shim is told to run: computed from the configuration, never from what a client or a job says."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from ..config import Config
@@ -18,21 +19,28 @@ def shim_argv(work: Work) -> list[str]:
 
 
 def shim_spec(
-    config: Config, runtimes: Runtimes, sandbox: Sandbox | None, work: Work, *, daemon_uid: int, shared: bool,
+    config: Config, runtimes: Runtimes, sandbox: Sandbox | None, work: Work,
+    *, daemon_uid: int, places: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The content of ``shim.json``. ``shared``: the shim has an account of its own, and the daemon is in its group."""
+    """The content of ``shim.json``.
+
+    ``places`` if the shim has an account of its own: by their paths in the sandbox the device and the inode of what
+    must be there. The daemon could have renamed something before the sandbox was made.
+    """
     directory = work.directory
     chosen, versions = runtimes.get(work.runtime)
     return {
         "sandbox": sandbox.argv(str(directory.work), str(directory.temporary)) if sandbox else [],
         "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
-        "settings": {**_settings(config, work, sandbox is not None), "packages": versions.packages},
+        "settings": {
+            **_settings(config, work, sandbox is not None), "packages": versions.packages, "places": places or {},
+        },
         "env": job_environment(str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
         "temporary": str(directory.temporary) if sandbox else None,
         "root": str(directory.work),
         "archives": str(directory.archives),
         "daemon_uid": daemon_uid,
-        "shared": shared,
+        "shared": places is not None,
     }  # fmt: skip
 
 
