@@ -11,7 +11,7 @@ job's journal, opens the archive files and gives the runner only their descripto
 
 ``python -I -S boot.py scd.launcher.shim CONTROL_DIRECTORY [FD FD]`` prints its pid once it takes orders. An order is
 known by its attempt's name; a name that was once accepted is never run again. The descriptors are of the directories
-control and archives: then the daemon has another account, could rename what lies above them, and is not trusted with it.
+control and archives: then the daemon has another account, and could rename what lies above them.
 """
 
 import contextlib

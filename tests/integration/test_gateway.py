@@ -340,6 +340,51 @@ def test_links_in_a_job_lead_its_removal_nowhere(gateway: Gateway, somewhere: Pa
     assert (gateway.state / "scd.db").exists()
 
 
+def test_a_daemon_that_was_taken_over_reaches_nothing_of_an_account(gateway: Gateway, somewhere: Path) -> None:
+    """It owns the frame around a job's directories, and speaks to the shim: links, other directories, false names."""
+    job_hash = gateway.running("alice", "sleep 4; echo >out")
+    directory = gateway.job_directory(job_hash)
+    precious = somewhere / "hers"
+    for path in (precious, precious / "control"):
+        path.mkdir()
+        os.chown(path, uid(ALICE), -1)
+    files = [precious / "file", precious / "control" / "events.jsonl", precious / "import.tar.gz"]
+    for path in files:
+        path.write_text("kept")
+        os.chown(path, uid(ALICE), -1)
+        path.chmod(0o600)
+    order = {
+        "op": "prepare", "name": "x", "archive": f"{'/..' * 20}{precious}/file",
+        "manifest": f"{precious}/file", "import": f"{precious}/import.tar.gz",
+    }  # fmt: skip
+    told = subprocess.run(
+        [*as_account(SCD), "/usr/bin/python3", "-c", TELL, str(directory / "control"), json.dumps(order)],
+        capture_output=True, text=True, cwd="/",
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    wait_until(
+        lambda: any(record.get("name") == "x" and record["type"] == "ended" for record in gateway.journal(job_hash)),
+        "the order was not taken",
+    )
+    done = run_as(
+        SCD,
+        f"set -e; cd {directory}; for n in 1 2 3 4 5; do ln -s {precious}/file archives/.$n.1.tar.gz || true; done; "
+        f"mv control aside; ln -s {precious}/control control; sleep 5; rm control; mv aside control",
+    )
+    assert done.returncode == 0, done.stderr
+    gateway.finish("alice", job_hash)
+    assert [path.read_text() for path in files] == ["kept"] * 3
+
+
+TELL = """
+import os, socket, sys
+os.chdir(sys.argv[1])
+s = socket.socket(socket.AF_UNIX)
+s.connect("shim.sock")
+s.sendall(sys.argv[2].encode() + b"\\n")
+"""
+
+
 def test_figures_are_given_of_the_accounts_own_processes(gateway: Gateway) -> None:
     victim = gateway.running("bob", "sleep 60")
     pid = gateway.pid_of(victim, "started")
