@@ -6,6 +6,7 @@ import os
 import signal
 from typing import NamedTuple
 
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -80,8 +81,17 @@ def kill_all(pids: set[int]) -> None:
 
 def become_subreaper() -> None:
     """From now on orphaned descendants become this process's children, not init's."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def hide_from_equals(*, hidden: bool) -> None:
+    """Whether processes of the same account are kept from tracing this one and from taking its descriptors."""
+    _prctl(_PR_SET_DUMPABLE, 0 if hidden else 1)
+
+
+def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 

@@ -69,7 +69,7 @@ class Hands(Protocol):
 
     def remove(self, directory: Path) -> None: ...
 
-    def size(self, directory: Path) -> int: ...
+    def size(self, directory: Path) -> int: ...  # as job_usage
 
 
 class OwnHands:
@@ -79,7 +79,7 @@ class OwnHands:
         remove_tree(directory)
 
     def size(self, directory: Path) -> int:
-        return disk_usage(directory)
+        return job_usage(directory)
 
 
 class Spool:
@@ -188,7 +188,7 @@ class Spool:
         return set()
 
     def size(self, job_hash: str) -> int:
-        """Bytes that a job takes on the disk; 0 if it has no directory."""
+        """Bytes that a job keeps on the disk, its /tmp not counted; 0 if it has no directory."""
         return self._hands.size(self.job(job_hash).path)
 
     def discard(self, staged: JobDirectory) -> None:
@@ -199,10 +199,17 @@ class Spool:
         return {path.name for path in self.jobs.glob("??/*")}
 
 
-def disk_usage(directory: Path) -> int:
-    """Bytes that the files below a directory take on the disk, as far as they can be seen."""
+def job_usage(directory: Path) -> int:
+    """Bytes that a job's directory takes on the disk, its /tmp not counted, as far as it can be seen."""
+    return disk_usage(directory, besides=JobDirectory(directory).temporary.name)
+
+
+def disk_usage(directory: Path, besides: str = "") -> int:
+    """Bytes that the files below a directory take on the disk, but for one of its own directories."""
     total = 0
-    for parent, _, files in os.walk(directory):
+    for parent, directories, files in os.walk(directory):
+        if parent == str(directory) and besides in directories:
+            directories.remove(besides)
         for name in files:
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(parent, name)).st_blocks * 512

@@ -239,11 +239,21 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 30) 
 @cache
 def can_isolate() -> bool:
     """Whether this machine has bubblewrap and lets it work: then every test's jobs run in a sandbox."""
+    trial = (
+        "bwrap",
+        "--unshare-all",
+        "--unshare-user",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "true",
+    )
     try:
-        return (
-            subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"], capture_output=True).returncode
-            == 0
-        )
+        return subprocess.run(trial, capture_output=True).returncode == 0
     except OSError:
         return False
 

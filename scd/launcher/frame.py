@@ -138,11 +138,12 @@ def empty(frame: int) -> None:
 
 
 def size(frame: int) -> int:
-    """Bytes on the disk of all that lies in the frame's directories. The caller has become their owner."""
+    """Bytes on the disk of what lies in the frame's directories, but for ``tmp``. The caller has become their owner."""
     total = 0
     for name in OWN:
         with _inside(frame, name) as there:
-            total += disk_usage(Path()) if there else 0
+            if there and name != TMP:
+                total += disk_usage(Path())
     return total
 
 

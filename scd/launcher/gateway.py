@@ -19,7 +19,7 @@ from ..config import Config
 from ..errors import ConfigError
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
-from ..spool import JobDirectory, disk_usage
+from ..spool import JobDirectory, job_usage
 from .base import LauncherDown, ShimFailed, Work
 from .requests import MOST_BYTES, MOST_PIDS, Adopt, Alive, Check, Empty, Request, Size, Start, Usage, encode, read
 
@@ -99,7 +99,7 @@ class Gateway:
         directory.rmdir()
 
     def size(self, directory: Path) -> int:
-        own = disk_usage(directory)  # of what scd cannot look into it counts nothing
+        own = job_usage(directory)  # of what scd cannot look into it counts nothing
         return own + int(self._ask_for_files(Size(directory.name))) if _has_foreign(directory) else own
 
     def _account(self, user: str) -> str:

@@ -7,14 +7,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..config import Config, Runtime
 from ..errors import ConfigError
 from ..runtimes import BOOT, Runtimes
 from .environment import job_environment
-from .sandbox import TEMPORARY, Sandbox, etc_files, is_below, outermost
+from .sandbox import TEMPORARY, Sandbox, etc_files, is_below
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ async def isolate(config: Config, runtimes: Runtimes, file: Path, place: Path) -
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise ConfigError(f"local.isolation: {_MISSING}. {INSTEAD}")
-    secret = outermost([config.paths.state, config.paths.spool, str(file), *config.unix_sockets])
+    secret = [config.paths.state, config.paths.spool, str(file), *config.unix_sockets]
     _check_readonly(config, secret)
     etc = await asyncio.to_thread(_write_etc, place)
     sealed = await asyncio.to_thread(_can_seal, bwrap)
@@ -62,17 +62,16 @@ async def isolate(config: Config, runtimes: Runtimes, file: Path, place: Path) -
     return found
 
 
-def _check_readonly(config: Config, secret: Iterable[str]) -> None:
+def _check_readonly(config: Config, secret: Sequence[str]) -> None:
     for key, paths in (("local.readonly", config.local.readonly), ("paths.cache", (config.paths.cache,))):
         for path in paths:
             for place in secret:
-                if _uncovers(path, place):
+                if _uncovers(path, place) or _uncovers(config.paths.spool, path):
                     raise ConfigError(f"{key}: {path} would show {place} to every job")
 
 
-def _shown(paths: Iterable[str], secret: Iterable[str]) -> Iterator[str]:
+def _shown(paths: Iterable[str], secret: Sequence[str]) -> Iterator[str]:
     """A runtime's directories, less those that hold a secret: a path of a .pth file may be a whole home directory."""
-    secret = list(secret)
     for path in paths:
         if not any(_uncovers(path, place) for place in secret):
             yield path

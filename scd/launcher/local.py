@@ -11,7 +11,7 @@ from ..config import Config
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive
 from ..runtimes import Runtimes
-from ..spool import disk_usage
+from ..spool import job_usage
 from .accounting import sample
 from .base import START_DEADLINE, ShimFailed, Work
 from .sandbox import Sandbox
@@ -56,7 +56,7 @@ class LocalLauncher:
         remove_tree(directory)
 
     def size(self, directory: Path) -> int:
-        return disk_usage(directory)
+        return job_usage(directory)
 
     def _write_spec(self, work: Work) -> None:
         chosen, _ = self._runtimes.get(work.runtime)

@@ -316,9 +316,9 @@ class Shim:
             if attempt in self.deferred:
                 self.deferred.remove(attempt)
                 self._end(self.attempts.pop(name), {"state": "error"})
-            elif attempt.pid is None:  # not even forked: the runner does not get to it
+            elif attempt.started is None:  # not even forked: the runner does not get to it
                 self._lose_runner()
-            elif descends(attempt.pid, os.getpid()):
+            elif attempt.pid is not None and descends(attempt.pid, os.getpid()):
                 kill_all(tree(attempt.pid))
 
     def _next_timer(self) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..channel import Message
+from ..procfs import hide_from_equals
 
 MARK = "SCD_ATTEMPT"  # in the environment of all that a node starts
 
@@ -26,6 +27,7 @@ def live(order: Message, result: int, work: Work) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
+        hide_from_equals(hidden=False)  # the runner alone is: a node's own tools may trace each other
         # As multiprocessing does in its own children: each gets a connection of its own to SiliconCompiler's manager.
         multiprocessing.util._run_after_forkers()  # type: ignore[attr-defined]
         os.environ[MARK] = order.get("name", "")

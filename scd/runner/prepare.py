@@ -12,9 +12,11 @@ from typing import IO, Any
 
 from ..archive import Refused, pack, unpack
 from .child import print_error
+from .collected import adopt
 from .job import PREPARED, LastErrors, Settings, write_aside
 
 _SETUP = "sc_setup.pkg.json"
+_COLLECTED = "sc_collected_files"
 
 
 class Rejected(Exception):
@@ -44,6 +46,7 @@ def prepare(
     try:
         project = _load(settings, json.load(manifest))
         project.logger.addHandler(errors)
+        adopt(project, settings.jobdir / _COLLECTED)
         plan = _run(settings, project, on_prepared)
     except Rejected:
         raise

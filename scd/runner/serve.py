@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
-from ..procfs import become_subreaper, kill_all, tree
+from ..procfs import become_subreaper, hide_from_equals, kill_all, tree
 from . import node as node_
 from .child import (
     MARK,
@@ -261,6 +261,9 @@ def main() -> None:
     become_subreaper()
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
+    # Nobody else is to speak in the runner's name, and end a node that goes on uncharged.
+    hide_from_equals(hidden=True)
+    os.register_at_fork(after_in_child=channel.close)  # also in what SiliconCompiler forks
     importlib.import_module("siliconcompiler.scheduler")
     try:
         message, _ = receive(channel)

@@ -80,10 +80,9 @@ def test_delete_by_the_client(tmp_path: Path, new_daemon: NewDaemon) -> None:
 def test_resume_runs_only_what_is_not_done(tmp_path: Path, new_daemon: NewDaemon) -> None:
     """A project that is read again from the client's note of its job goes on with that job."""
     daemon = new_daemon()
-    flag = tmp_path / "flag"
-    first = run_client(tmp_path, "work", daemon, f"script=test -e {flag}")
+    first = run_client(tmp_path, "work", daemon, "script=test -e $HOME/flag")
     assert first["statuses"] == {"get/0": "success", "work/0": "error", "after/0": "pending"}
-    flag.touch()
+    (daemon.job_directory(first["job_hash"]) / "work" / "flag").touch()
     manifest = tmp_path / "build" / "top" / "job0" / "sc_remote.pkg.json"
     second = run_client(tmp_path, "work", daemon, f"manifest={manifest}")
     assert second["job_hash"] == first["job_hash"], f"a new job was made:\n{second['log']}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -117,13 +118,15 @@ def test_a_node_sees_nothing_of_other_users(daemon: Daemon) -> None:
 
 
 @sandboxed
-def test_a_home_directory_holds_nothing_but_the_runtime(daemon: Daemon) -> None:
-    """As a Python below /root or /home has it: its own directory is seen, its neighbours are not."""
-    base = Path(os.path.realpath(RUNTIME))
-    top = Path("/", *base.parts[1:2])
-    if top == Path("/usr"):
+def test_where_the_runtime_lies_nothing_else_is_seen(daemon: Daemon) -> None:
+    """As in a home directory that has a Python in it: the neighbours are not seen."""
+    top = Path("/", *Path(os.path.realpath(RUNTIME)).parts[1:2])
+    if top in (Path("/usr"), Path("/tmp")):
         pytest.skip("this Python is the system's")
-    assert output(daemon, f"ls -A {top}").split() == [base.parts[2]]
+    script = "import sys; print(sys.prefix, sys.base_prefix, *sys.path)"
+    places = subprocess.run([RUNTIME, "-I", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    own = {Path(place).parts[2] for place in places if top in Path(place).parents}
+    assert set(output(daemon, f"ls -A {top}").split()) == own
 
 
 @sandboxed
@@ -200,6 +203,25 @@ def test_a_node_cannot_kill_its_runner(daemon: Daemon) -> None:
     job_hash = start(daemon, "kill -9 1; kill -9 -1; true")
     daemon.wait(job_hash)
     assert [record["type"] for record in daemon.journal(job_hash)].count("runner") == 1
+
+
+@sandboxed
+def test_a_node_cannot_speak_for_its_runner(daemon: Daemon) -> None:
+    """By its channel to the shim it could end itself there, and go on uncharged."""
+    take = (
+        "import ctypes, os; fd = os.pidfd_open(1); print([ctypes.CDLL(None).syscall(438, fd, n, 0) for n in range(32)])"
+    )
+    job_hash = start(daemon, f"(ls -l /proc/[0-9]*/fd; python3 -c '{take}'; cat /proc/1/maps; sleep 1) >out 2>&1; true")
+    daemon.wait_for_node(job_hash, "work0", "running")
+    runner = daemon.pid_of(job_hash, "runner")
+    number = Path(f"/proc/{runner}/cmdline").read_text().split("\0")[-2]
+    channel = os.readlink(f"/proc/{runner}/fd/{number}") if os.geteuid() == 0 else "(only root can see it)"
+    daemon.wait(job_hash)
+    printed = result(daemon, job_hash)
+    assert channel not in printed
+    assert re.search(r"'/proc/1/fd\S*': Permission denied", printed), printed
+    assert f"[{', '.join(['-1'] * 32)}]" in printed
+    assert "cat: /proc/1/maps: Permission denied" in printed
 
 
 @sandboxed
@@ -404,10 +426,10 @@ def test_check_config_tries_the_sandbox_too(tmp_path: Path) -> None:
 
 
 @sandboxed
-@pytest.mark.parametrize("shown", ["state", ".", ".."])
+@pytest.mark.parametrize("shown", ["state", ".", "..", "state/spool", "state/spool/jobs"])
 def test_a_directory_that_would_show_the_database_is_refused(tmp_path: Path, shown: str) -> None:
     place = os.path.normpath(tmp_path / "scd" / shown)
-    (tmp_path / "scd" / "state").mkdir(parents=True)
+    (tmp_path / "scd" / "state" / "spool" / "jobs").mkdir(parents=True)
     text = refusal(isolating(tmp_path / "scd", f'readonly = ["{place}"]'))
     assert f"local.readonly: {place} would show {tmp_path}/scd/" in text
 

@@ -55,9 +55,10 @@ def test_a_job_is_started(daemon: Daemon) -> None:
 
 
 def test_an_acknowledged_job_is_on_the_disk(daemon: Daemon) -> None:
-    job_hash = daemon.submit(manifest("chain"), import_archive()).json()["job_hash"]
+    archive = import_archive()  # each has the second in which it was made
+    job_hash = daemon.submit(manifest("chain"), archive).json()["job_hash"]
     directory = daemon.job_directory(job_hash)
-    assert (directory / "upload" / "import.tar.gz").read_bytes() == import_archive()
+    assert (directory / "upload" / "import.tar.gz").read_bytes() == archive
     assert json.loads((directory / "upload" / "manifest-1.json").read_bytes()) == manifest("chain")
     assert daemon.rows("SELECT state FROM jobs WHERE job_hash = ?", job_hash)
     daemon.wait(job_hash)
