@@ -5,13 +5,15 @@ OLDEST := .venv-oldest
 OLDEST_SILICONCOMPILER := 0.37.12
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint bench clean system
+.PHONY: help demo test test-fast lint bench faults faults-sample security clean system
 
 help:
 	@echo "make demo    run a real flow through a private scd, and show what came back"
 	@echo "make test    all tests: unit, integration, and acceptance with the real client"
 	@echo "make lint    formatting, lint, types and layers"
+	@echo "make security  hostile archives and 100,000 hostile requests (some minutes; REQUESTS=, ARCHIVES=, SEED=)"
 	@echo "make bench   measure against SiliconCompiler's own server (some minutes)"
+	@echo "make faults  inject faults into a real daemon and count what comes of it (an hour; FAULTS='--row 1 --times 50')"
 	@echo "make clean   remove what these made"
 
 demo: $(VENV)/ready
@@ -32,6 +34,20 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	@$(BIN)/pip install -q -e '.[bench]'
 	@$(BIN)/python -m tests.bench.run
+
+faults: $(VENV)/ready
+	@$(BIN)/python -m tests.faults $(FAULTS)
+
+# What the gate affords: each fault a few times.
+faults-sample: $(VENV)/ready
+	@$(BIN)/python -m tests.faults --sample $(FAULTS)
+
+# ARCHIVES is the number of each shape.
+REQUESTS := 100000
+ARCHIVES := 60
+SEED := 1
+security: $(VENV)/ready
+	@$(BIN)/python -m tests.security.run --requests $(REQUESTS) --archives $(ARCHIVES) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

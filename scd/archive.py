@@ -1,163 +1,31 @@
-"""Archives: unpacking a stranger's upload, packing a node's results. Standard library only, and isal where it is.
+"""Archives of results: packing a node's directory, reading a member, removing a tree.
 
-Both run in the runner, as the job's account.
+Standard library only, and isal where it is. Packing runs in the runner, as the job's account.
 """
 
 import gzip
 import io
+import itertools
 import os
-import shutil
+import secrets
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-_gzip_file: Any
-_gzip_errors: Any
+gzip_file: Any
+GZIP_ERRORS: Any  # what damage and tricks in gzip data raise
 try:
     from isal import igzip, isal_zlib
 
-    _gzip_file, _gzip_errors = igzip.IGzipFile, (isal_zlib.IsalError, gzip.BadGzipFile)
+    gzip_file = igzip.IGzipFile
+    GZIP_ERRORS = (isal_zlib.IsalError, gzip.BadGzipFile, EOFError, OverflowError)  # the last: an endless gzip header
 except ImportError:  # no wheel for this Python: four times slower, otherwise the same
-    _gzip_file, _gzip_errors = gzip.GzipFile, (zlib.error, gzip.BadGzipFile)
+    gzip_file, GZIP_ERRORS = gzip.GzipFile, (zlib.error, gzip.BadGzipFile, EOFError)
 
 _LEVEL = 1
-
-
-class Refused(Exception):
-    """An archive that is damaged, hostile or too large. The text is for the user."""
-
-
-# -- unpacking
-
-
-def unpack(source: IO[bytes], target: Path, max_bytes: int, max_members: int) -> None:
-    """Extract a gzip tar below ``target``, which exists. Raises Refused, and OSError if the disk is full.
-
-    Only files, directories and links that stay inside are taken. A link whose path or target leads over another link
-    is refused: that is how tarfile's own filter was got around. No owner, no set-id bit, no device is kept.
-    (tarfile's filters are not used: Debian 12's Python has none, and they are no defence against bombs.)
-    """
-    guard = _Guard(max_bytes, max_members)
-    try:
-        with _gzip_file(fileobj=source) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
-            for member in tar:
-                path = guard.check(member)
-                if path is not None:
-                    _extract(tar, member, target, path)
-            _read_to_end(plain, guard)
-    except (tarfile.TarError, EOFError, ValueError, RecursionError, *_gzip_errors) as error:
-        raise Refused(f"the archive is damaged: {error}") from None
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, path: str) -> None:
-    """Write a checked member. No step of ``path`` is a link: the guard knows all that were made."""
-    place = target / path
-    try:
-        if member.isdir():
-            place.mkdir(mode=0o755, parents=True, exist_ok=True)
-            return
-        place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        place.unlink(missing_ok=True)
-        if member.issym():
-            place.symlink_to(member.linkname)
-        elif member.islnk():
-            os.link(target / member.linkname, place, follow_symlinks=False)
-        else:
-            content = tar.extractfile(member)
-            assert content is not None
-            with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
-                shutil.copyfileobj(content, file)
-                os.fchmod(file.fileno(), member.mode & 0o755 | 0o600)
-            # SiliconCompiler looks at times to know whether a source has changed.
-            os.utime(place, (member.mtime, member.mtime))
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError):
-        raise Refused(f"{member.name!r} is a directory and something else") from None
-    except OverflowError:
-        raise Refused(f"{member.name!r} has an impossible time") from None
-
-
-def _read_to_end(plain: IO[bytes], guard: "_Guard") -> None:
-    """The checksum stands behind the archive's own end, and is only looked at there."""
-    while chunk := plain.read(2**20):
-        guard.bytes_left -= len(chunk)
-        if guard.bytes_left < 0:
-            raise Refused(f"the archive unpacks to more than {guard.max_bytes} bytes")
-
-
-class _Guard:
-    """What an archive has claimed so far."""
-
-    def __init__(self, max_bytes: int, max_members: int):
-        self.bytes_left, self.members_left = max_bytes, max_members
-        self.max_bytes, self.max_members = max_bytes, max_members
-        self.files: set[str] = set()
-        self.links: set[str] = set()
-        self.link_targets: set[str] = set()
-
-    def check(self, member: tarfile.TarInfo) -> str | None:
-        """Where below the target the member may be extracted, None for the target itself."""
-        self._count(member)
-        path = _inside(member.name, member.name)
-        if path == ".":
-            if not member.isdir():
-                raise Refused("the archive's root is not a directory")
-            return None
-        if any(step in self.links for step in (*_parents(path), path)):
-            raise Refused(f"{member.name!r} leads over a link")
-        if member.issym():
-            if not member.linkname or member.linkname.startswith("/"):
-                raise Refused(f"the link {member.name!r} is absolute or empty")
-            self._check_link(path, _inside(os.path.join(os.path.dirname(path), member.linkname), member.name))
-        elif member.islnk():
-            source = _inside(member.linkname, member.name)
-            if source not in self.files or source == path:
-                raise Refused(f"the hard link {member.name!r} does not lead to a file of this archive")
-            member.linkname = source
-        if not (member.issym() or member.isdir()):
-            self.files.add(path)
-        return path
-
-    def _count(self, member: tarfile.TarInfo) -> None:
-        self.members_left -= 1
-        if member.size < 0:
-            raise Refused(f"{member.name!r} has an impossible size")
-        self.bytes_left -= member.size
-        if self.members_left < 0:
-            raise Refused(f"the archive has more than {self.max_members} members")
-        if self.bytes_left < 0:
-            raise Refused(f"the archive unpacks to more than {self.max_bytes} bytes")
-        if member.sparse is not None:
-            raise Refused(f"{member.name!r} is a sparse file")
-        if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
-            raise Refused(f"{member.name!r} is neither a file, a directory nor a link")
-
-    def _check_link(self, path: str, target: str) -> None:
-        if path in self.link_targets or path in self.files:
-            raise Refused(f"a link leads to the link {path!r}")
-        if any(step in self.links for step in (*_parents(target), target)):
-            raise Refused(f"the link {path!r} leads over another link")
-        self.links.add(path)
-        self.link_targets.update((*_parents(target), target))
-
-
-def _inside(path: str, name: str) -> str:
-    if len(name) > 4096 or "\0" in name:
-        raise Refused("a member's name is too long or holds a NUL")
-    normal = os.path.normpath(path or ".")
-    if path.startswith("/") or normal == ".." or normal.startswith("../"):
-        raise Refused(f"{name!r} leads out of the job's directory")
-    return normal
-
-
-def _parents(path: str) -> list[str]:
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
-
-
-# -- packing
 
 
 def pack(target: IO[bytes], root: Path, paths: Iterable[Path]) -> None:
@@ -167,7 +35,7 @@ def pack(target: IO[bytes], root: Path, paths: Iterable[Path]) -> None:
     others are left out, as are devices, sockets and pipes.
     """
     with (
-        _gzip_file(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as plain,
+        gzip_file(fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0) as plain,
         tarfile.open(fileobj=plain, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         for path in paths:
@@ -226,7 +94,7 @@ class _Exactly(io.RawIOBase):
 
 def read_member(archive: IO[bytes], suffix: str) -> bytes | None:
     """The content of the first member whose name ends with ``/suffix``."""
-    with _gzip_file(fileobj=archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
+    with gzip_file(fileobj=archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
         for member in tar:
             if member.isreg() and member.name.endswith(f"/{suffix}") and (file := tar.extractfile(member)) is not None:
                 return file.read()
@@ -234,11 +102,49 @@ def read_member(archive: IO[bytes], suffix: str) -> bytes | None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory, also one in which a job took the permissions from its own directories."""
-    os.chmod(path, 0o700)
-    for parent, directories, _ in os.walk(path):
-        for name in directories:
-            place = os.path.join(parent, name)
-            if not os.path.islink(place):
-                os.chmod(place, 0o700)
-    shutil.rmtree(path)
+    """Remove a directory, however deep it is and whatever permissions a job took from its own directories.
+
+    Each directory is moved up to the root before it is emptied: no path grows past the system's limit, nothing recurs.
+    """
+    root = _open_unlocked(str(path))
+    try:
+        aside = (f"{prefix}-{number}" for prefix in [secrets.token_hex(8)] for number in itertools.count())
+        pending = _empty(root, root, aside)
+        while pending:
+            name = pending.pop()
+            directory = _open_unlocked(name, dir_fd=root)
+            try:
+                pending += _empty(directory, root, aside)
+            finally:
+                os.close(directory)
+            os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(root)
+    os.rmdir(path)
+
+
+def _empty(directory: int, root: int, aside: Iterator[str]) -> list[str]:
+    """Remove all files of a directory; its directories are moved to the root. Their names there."""
+    moved = []
+    with os.scandir(directory) as entries:
+        found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in found:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+        elif directory == root:
+            moved.append(name)
+        else:
+            os.close(_open_unlocked(name, dir_fd=directory))  # a directory without permissions cannot be moved
+            moved.append(next(aside))
+            os.rename(name, moved[-1], src_dir_fd=directory, dst_dir_fd=root)
+    return moved
+
+
+def _open_unlocked(name: str, dir_fd: int | None = None) -> int:
+    """A descriptor of a directory, which is given its permissions back. Never of what a link leads to."""
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", 0o700)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(handle)

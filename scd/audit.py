@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import msgspec
 
-from .spool import JobDirectory, Spool
+from .spool import Spool
 from .store import JobStore
 
 Mend = Callable[[], Awaitable[str]]  # what was done, in words
@@ -24,19 +23,20 @@ class Finding(msgspec.Struct, frozen=True):
 async def audit(store: JobStore, spool: Spool) -> list[Finding]:
     """All findings, the database's own first. Safe beside a running daemon: of its jobs only the ended are judged."""
     findings = [Finding("", problem, "restore a backup: scdctl restore FILE") for problem in await store.damage()]
+    ended, archives = await store.ended_hashes(), await store.archives()
     there = await asyncio.to_thread(spool.hashes)
-    # In this order: a submission comes to the disk first, and goes from the database first.
-    known, archives = await store.known_hashes(), await store.archives()
-    orphans = await asyncio.to_thread(lambda: [spool.job(job_hash) for job_hash in sorted(there - known)])
-    findings += [_orphan(spool, orphan.path) for orphan in orphans if await asyncio.to_thread(_is_left, orphan)]
-    for job_hash in sorted(await store.ended_hashes()):
+    marked = await asyncio.to_thread(spool.unacknowledged)
+    # Last: a job that was taken meanwhile is known by now. Marked is what is just being taken.
+    known, buried = await store.known_hashes(), await store.buried_hashes()
+    findings += [_orphan(store, spool, job_hash) for job_hash in sorted(there - known - buried - marked)]
+    for job_hash in sorted(ended & known):
         if job_hash not in there:
-            findings.append(_lost_files(store, job_hash))
+            findings.append(_lost_files(store, spool, job_hash))
             continue
         present = await asyncio.to_thread(spool.archive_names, job_hash)
         wanted = archives.get(job_hash, set())
         findings += [_lost_archive(store, job_hash, name) for name in sorted(wanted - present)]
-        findings += [_unfinished_file(spool, job_hash, name) for name in sorted(present) if _is_unfinished(name)]
+        findings += [_unfinished_file(store, spool, job_hash, name) for name in sorted(present) if _is_unfinished(name)]
     return findings
 
 
@@ -52,24 +52,25 @@ def record(finding: Finding, mended: str = "") -> dict[str, str]:
     }  # fmt: skip
 
 
-def _is_left(directory: JobDirectory) -> bool:
-    """Neither on its way in nor on its way out."""
-    return directory.path.exists() and not directory.unacknowledged.exists()
-
-
 def _is_unfinished(name: str) -> bool:
     return name.startswith((".", "snapshot-"))
 
 
-def _orphan(spool: Spool, path: Path) -> Finding:
+def _orphan(store: JobStore, spool: Spool, job_hash: str) -> Finding:
+    path = spool.job(job_hash).path
+
     async def mend() -> str:
-        return f"moved to {await asyncio.to_thread(spool.set_aside, path.name)}"
+        if await store.job(job_hash) is not None or not await asyncio.to_thread(path.exists):
+            return "gone by itself"
+        return f"moved to {await asyncio.to_thread(spool.set_aside, job_hash)}"
 
-    return Finding(path.name, f"{path} belongs to no job in the database", f"move it to {spool.lost_and_found}", mend)
+    return Finding(job_hash, f"{path} belongs to no job in the database", f"move it to {spool.lost_and_found}", mend)
 
 
-def _lost_files(store: JobStore, job_hash: str) -> Finding:
+def _lost_files(store: JobStore, spool: Spool, job_hash: str) -> Finding:
     async def mend() -> str:
+        if await asyncio.to_thread(spool.job(job_hash).path.exists):
+            return "gone by itself"
         await store.database.write(lambda db: store.delete(db, job_hash))
         return "deleted; its final status stays known"
 
@@ -84,8 +85,11 @@ def _lost_archive(store: JobStore, job_hash: str, archive: str) -> Finding:
     return Finding(job_hash, f"its archive {archive} is gone", "forget the archive", mend)
 
 
-def _unfinished_file(spool: Spool, job_hash: str, name: str) -> Finding:
+def _unfinished_file(store: JobStore, spool: Spool, job_hash: str, name: str) -> Finding:
     async def mend() -> str:
+        job = await store.job(job_hash)
+        if job is None or not job.state.ended:  # resumed meanwhile: it may be finished yet
+            return "gone by itself"
         await asyncio.to_thread((spool.job(job_hash).archives / name).unlink, missing_ok=True)
         return "removed"
 

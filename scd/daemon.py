@@ -68,7 +68,7 @@ def main() -> None:
         else:
             account = give_up_root(config)
             os.umask(0o077)
-            asyncio.run(serve(config, file, account))
+            run(config, file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -78,6 +78,23 @@ async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
+
+
+def run(config: Config, file: Path, account: str) -> None:
+    """``serve``, and then no waiting for threads: one may remove the files of a large job, which goes on next time."""
+    status = 0
+    with asyncio.Runner() as runner:
+        try:
+            runner.run(serve(config, file, account))
+        except ScdError as error:
+            print(f"scd: {error.message}", file=sys.stderr)
+            status = error.exit_code
+        except Exception:
+            log.critical("scd failed", exc_info=True)
+            status = 1
+        logging.shutdown()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def give_up_root(config: Config) -> str:
@@ -148,16 +165,18 @@ async def serve(config: Config, file: Path, account: str) -> None:
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
-        server = Server(build(services), progress, banner, last_duty)
+        server = Server(build(services), config, progress, banner, last_duty)
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
         for duty in (scheduler.run(), janitor.run()):
             task = asyncio.create_task(duty)
-            task.add_done_callback(_duty_ended)
+            task.add_done_callback(lambda ended: _duty_ended(ended, server))
             stack.push_async_callback(_end, task)
         await server.serve(listen_fds() or bind(config))
-        log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
+    if server.failed:
+        raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
+    log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -170,11 +189,11 @@ def _explain_hangup() -> None:
     log.warning("SIGHUP: the configuration is read at start only. Restart scd; jobs that run are not touched")
 
 
-def _duty_ended(task: asyncio.Task[None]) -> None:
+def _duty_ended(task: asyncio.Task[None], server: Server) -> None:
     """A daemon whose scheduler or janitor is gone must not look alive."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("scd cannot go on: %r", error, exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)
+        server.fail()
 
 
 if __name__ == "__main__":

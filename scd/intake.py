@@ -17,7 +17,7 @@ from .manifest import Manifest
 from .model import Job
 from .runtimes import Runtimes
 from .scheduler import Scheduler
-from .spool import JobDirectory, Spool
+from .spool import JobDirectory, Spool, Writer
 from .states import JobState
 from .store import JobStore
 from .units import format_size
@@ -44,6 +44,7 @@ class Intake:
         self._runtimes = runtimes
         self._max_upload = max_upload
         self._min_free = min_free
+        self._resuming = asyncio.Lock()
         self._in_flight: dict[tuple[str, str], asyncio.Future[str]] = {}
 
     async def retried(self, user: str, fingerprint: str) -> str:
@@ -59,7 +60,7 @@ class Intake:
         return job_hash
 
     async def new(
-        self, user: str, fingerprint: str, manifest: Manifest, raw: bytes | msgspec.Raw, upload: AsyncIterator[bytes]
+        self, user: str, fingerprint: str, manifest: Manifest, write_manifest: Writer, upload: AsyncIterator[bytes]
     ) -> str:
         """Take the upload, make it last, and queue the job. Leaves nothing behind if it fails."""
         staged = await asyncio.to_thread(self._spool.stage)
@@ -71,14 +72,9 @@ class Intake:
             size = await self._receive(staged, upload)
             if size == 0:
                 raise BadRequest("The import is empty.")
-            await asyncio.to_thread(staged.manifest(1).write_bytes, raw)
+            await asyncio.to_thread(write_manifest, staged.manifest(1))
             await asyncio.to_thread(self._spool.commit, staged, job_hash)
-            try:
-                job = self._job(job_hash, user, fingerprint, manifest, size)
-                await self._store.database.write(lambda db: self._store.add(db, job))
-            except BaseException:
-                await asyncio.to_thread(self._spool.remove, job_hash)
-                raise
+            await self._insert(self._job(job_hash, user, fingerprint, manifest, size))
             await asyncio.to_thread(self._spool.acknowledge, job_hash)
             await self._scheduler.admit(job_hash)
             arrived.set_result(job_hash)
@@ -91,10 +87,32 @@ class Intake:
                 del self._in_flight[user, fingerprint]
         return job_hash
 
+    async def _insert(self, job: Job) -> None:
+        """The row of a job whose directory is in its place; without the one the other goes again."""
+        insert = asyncio.ensure_future(self._store.database.write(lambda db: self._store.add(db, job)))
+        try:
+            await asyncio.shield(insert)
+        except BaseException:
+            await asyncio.wait([insert])  # also when this request is given up: the commit may still succeed
+            if insert.cancelled() or insert.exception() is not None:
+                await asyncio.to_thread(self._spool.remove, job.job_hash)
+            raise
+
     async def resume(
-        self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, raw: bytes | msgspec.Raw
+        self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, write_manifest: Writer
     ) -> str:
-        """Queue an ended job again in its directory: only what is not done will run."""
+        """Queue an ended job again in its directory: only what is not done will run. One request at a time."""
+        async with self._resuming:
+            return await self._resume(job_hash, user, fingerprint, manifest, write_manifest)
+
+    async def resumed(self, job_hash: str, fingerprint: str) -> bool:
+        """Whether an equal request has resumed the job, and it has not ended yet."""
+        job = await self._store.job(job_hash)
+        return job is not None and not job.state.ended and job.digest == fingerprint
+
+    async def _resume(
+        self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, write_manifest: Writer
+    ) -> str:
         job = await self._store.job(job_hash)
         if job is None:
             if await self._store.tombstone(job_hash) is not None:
@@ -114,7 +132,7 @@ class Intake:
         if runtime is None:
             raise BadRequest(self._runtimes.refusal(manifest.schema_version))
         try:
-            await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, bytes(raw))
+            await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, write_manifest)
         except FileNotFoundError:
             raise BadRequest(f"The files of job {job_hash} are gone. Submit it again with clean set.") from None
         flow = manifest.flow

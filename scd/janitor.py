@@ -17,7 +17,7 @@ import time
 from .board import Board
 from .config import Config
 from .spool import Spool
-from .store import JobStore
+from .store import JobStore, is_damaged
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ class Janitor:
             try:
                 await duty()
             except (sqlite3.Error, OSError) as error:
+                if is_damaged(error):
+                    raise
                 complaints.add(str(error))
         for complaint in sorted(complaints - self._complaints):  # once, not at every sweep
             log.error("what is old could not all be cleared away; it is tried again: %s", complaint)

@@ -8,7 +8,7 @@ import msgspec
 from . import flowgraph
 from .board import JobView, NodeView
 from .executors.base import Observation, Spec
-from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode
+from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
 from .states import JobState, NodeState
 
 PREPARE = NodeKey("", "")
@@ -49,6 +49,12 @@ class LiveJob:
         if self._ready is None:
             self._ready = flowgraph.ready(self.plan, self.states) if self.plan is not None else []
         return self._ready
+
+    def verdict(self) -> JobState | None:
+        """How the job ends if nothing more of it can start, None while something can, or it was never prepared."""
+        if self.plan is None or not flowgraph.settled(self.plan, self.states):
+            return None
+        return flowgraph.verdict(self.plan, self.states)
 
     def changed(self) -> None:
         self.version, self._ready = next(_VERSIONS), None
@@ -107,10 +113,10 @@ class LiveJob:
             attempt=self.preparations, executor=executor, cores=1, queued=now,
         )  # fmt: skip
 
-    def node_attempt(self, node: Node, executor: str, now: float) -> Attempt:
+    def node_attempt(self, node: Node, cores: int, executor: str, now: float) -> Attempt:
         return Attempt(
             name=attempt_name(self.job_hash, node.n, node.attempt + 1), job_hash=self.job_hash, step=node.step,
-            index=node.index, attempt=node.attempt + 1, executor=executor, cores=node.cores, queued=now,
+            index=node.index, attempt=node.attempt + 1, executor=executor, cores=cores, queued=now,
         )  # fmt: skip
 
     def spec(self, attempt: Attempt) -> Spec:
@@ -120,7 +126,7 @@ class LiveJob:
         return Spec(
             name=attempt.name, job_hash=self.job_hash, design=self.job.design, jobname=self.job.jobname,
             runtime=self.job.runtime, archive=f"{n}.{attempt.attempt}.tar.gz", generation=self.job.generation, key=key,
-            ancestors=() if key is None else self._ancestors(key), user=self.job.user,
+            unpack=self.job.plan is None, ancestors=() if key is None else self._ancestors(key), user=self.job.user,
         )  # fmt: skip
 
     def view(self) -> JobView:
@@ -164,10 +170,6 @@ class LiveJob:
             for node in self.plan.nodes
             if node.key in found and node.status is NodeState.PENDING and self.nodes[node.key].state.done
         )
-
-
-def attempt_name(job_hash: str, n: int, attempt: int) -> str:
-    return f"scd-{job_hash}-{n}.{attempt}"
 
 
 def _limits(plan: Plan | None) -> dict[NodeKey, float]:

@@ -127,6 +127,16 @@ class Attempt(msgspec.Struct, frozen=True):
         return NodeKey(self.step, self.index)
 
 
+def attempt_name(job_hash: str, n: int, attempt: int) -> str:
+    """What an attempt is called everywhere; ``n`` is 0 for a preparation."""
+    return f"scd-{job_hash}-{n}.{attempt}"
+
+
+def number_in(name: str) -> int:
+    """The ``n`` of an attempt's name."""
+    return int(name.rpartition("-")[2].partition(".")[0])
+
+
 class Event(msgspec.Struct, frozen=True):
     """A row of ``events``: a change of a job's state (step ``""``) or of a node's."""
 

@@ -50,6 +50,19 @@ def tree(pid: int) -> set[int]:
     return found
 
 
+def environment_of(pid: int) -> list[bytes]:
+    """As it was when the process began, ``NAME=value`` each; empty for another account's process."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read().split(b"\0")
+    return []
+
+
+def marked(mark: bytes) -> set[int]:
+    """The processes that began with ``mark``, a ``NAME=value``, in their environment, and what descends from them."""
+    found = {int(entry) for entry in os.listdir("/proc") if entry.isdigit() and mark in environment_of(int(entry))}
+    return set().union(*map(tree, found))
+
+
 def descends(pid: int, ancestor: int) -> bool:
     """Whether ``pid`` is a child, grandchild and so on of ``ancestor``. Far cheaper than ``tree``."""
     while pid > 1 and (fields := _stat(pid)) is not None:

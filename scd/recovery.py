@@ -11,18 +11,18 @@ log = logging.getLogger(__name__)
 
 
 async def recover(scheduler: Scheduler, store: JobStore, spool: Spool) -> None:
-    """Remove what was never acknowledged or is deleted, then take up every unfinished job."""
-    unknown = await asyncio.to_thread(spool.hashes) - await store.known_hashes()
+    """Bury what was never acknowledged or is deleted, then take up every unfinished job."""
+    there, known = await asyncio.to_thread(spool.hashes), await store.known_hashes()
+    marked = await asyncio.to_thread(spool.unacknowledged)
+    for job_hash in marked & known:  # killed between the commit and this
+        await asyncio.to_thread(spool.acknowledge, job_hash)
+    unknown = there - known
     buried = await store.buried_hashes() if unknown else set()
-    orphans = 0
-    for job_hash in sorted(unknown):
-        if job_hash in buried or await asyncio.to_thread(spool.job(job_hash).unacknowledged.exists):
-            log.info("job=%s its directory is removed: it was never acknowledged, or is deleted", job_hash)
-            await asyncio.to_thread(spool.remove, job_hash)
-        else:  # a database that was restored from a backup knows less than the disk
-            orphans += 1
-    if orphans:
-        log.warning("%d job directories are not in the database: see scdctl check", orphans)
+    for job_hash in sorted(unknown & (buried | marked)):
+        log.info("job=%s its directory is removed: it was never acknowledged, or is deleted", job_hash)
+        await asyncio.to_thread(spool.bury, job_hash)
+    if orphans := unknown - buried - marked:  # a database that was restored from a backup knows less than the disk
+        log.warning("%d job directories are not in the database: see scdctl check", len(orphans))
     jobs = await scheduler.load()
     if jobs:
         log.info("%d unfinished jobs are taken up again", len(jobs))

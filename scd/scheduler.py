@@ -12,10 +12,11 @@ away and read from the database again.
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import aiosqlite
 import msgspec
@@ -24,7 +25,6 @@ from .board import Board
 from .config import Config
 from .errors import ScdError
 from .executors.base import Executor, Observation, Spec
-from .flowgraph import settled, verdict
 from .live import PREPARE, LiveJob
 from .model import Attempt, NodeKey, Plan
 from .states import JobState, NodeState
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 # SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
 _TIMEOUT_MARGIN = 5.0
 _RETRY_DELAY = 1.0
+# What a job's own data can do to a turn; anything else is the database's or the machine's trouble.
+_JOBS_OWN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, ArithmeticError,
+             LookupError)  # fmt: skip
 
 
 class Orders:
@@ -46,6 +49,22 @@ class Orders:
         self.cancel: list[tuple[Executor, list[str], NodeState, str]] = []
         self.ended: list[LiveJob] = []
         self.log: list[str] = []
+
+
+class _Broken(Exception):
+    """Something about one job that the rest of the turn must not suffer from."""
+
+    def __init__(self, live: LiveJob, error: Exception):
+        super().__init__(f"scd cannot go on with this job: {type(error).__name__}: {error}")
+        self.live = live
+
+
+@contextlib.contextmanager
+def _blaming(live: LiveJob) -> Iterator[None]:
+    try:
+        yield
+    except _JOBS_OWN as error:
+        raise _Broken(live, error) from error
 
 
 class Scheduler:
@@ -78,6 +97,11 @@ class Scheduler:
                 async with self._turn_lock:
                     await self._turn()
                 complaint = ""
+            except _Broken as broken:
+                log.error("job=%s %s", broken.live.job_hash, broken, exc_info=broken.__cause__)
+                with contextlib.suppress(sqlite3.Error):  # else in the next turn
+                    await self._give_up(broken.live, str(broken))
+                self._stale = True
             except (sqlite3.Error, OSError, ScdError) as error:
                 if is_damaged(error):
                     raise
@@ -85,6 +109,7 @@ class Scheduler:
                     complaint = str(error)
                     log.error("the scheduler's turn failed, nothing of it was kept; it is tried again: %s", error)
                 self._stale = True
+            if self._stale:
                 await asyncio.sleep(_RETRY_DELAY)
                 continue
             timeout = None if self._deadline is None else max(0.05, self._deadline - time.monotonic())
@@ -172,18 +197,21 @@ class Scheduler:
         observed = await self._executor.poll(name for job in self._live.values() for name in job.attempts)
         async with self._store.database.transaction() as db:
             for live in self._live.values():
-                await self._hear(db, live, observed, orders)
-                await self._stop(db, live, orders)
-                await self._settle(db, live, orders)
+                with _blaming(live):
+                    await self._hear(db, live, observed, orders)
+                    await self._stop(db, live, orders)
+                    await self._settle(db, live, orders)
             jobs = [live for live in self._live.values() if not (live.job.state.ended or self._closing)]
             free = self._config.cores - sum(live.cores for live in jobs)
             for live in jobs:
                 if live.job.state is JobState.QUEUED and free > 0:
-                    await self._prepare(db, live, orders)
+                    with _blaming(live):
+                        await self._prepare(db, live, orders)
                     free -= 1
             for live in jobs:
                 if live.job.state is JobState.RUNNING and live.job.cancel_reason is None:
-                    free = await self._start(db, live, free, orders)
+                    with _blaming(live):
+                        free = await self._start(db, live, free, orders)
         await self._carry_out(orders)
 
     async def _hear(
@@ -241,7 +269,7 @@ class Scheduler:
                 live.retry_job(seen.reason)
                 orders.log.append(f"job={live.job_hash} user={live.job.user or '-'} queued again {seen.reason}")
             return
-        if seen.plan is None or seen.raw_plan is None:
+        if seen.state is not NodeState.SUCCESS or seen.plan is None or seen.raw_plan is None:
             state = JobState.REJECTED if seen.refused else JobState.FAILED
             await self._end_job(db, live, state, seen.reason or "The job could not be prepared.", orders)
             return
@@ -256,6 +284,8 @@ class Scheduler:
         if live.job.cancel_reason is not None:
             if live.attempts:
                 self._kill(live, live.attempts, NodeState.ERROR, f"cancelled: {live.job.cancel_reason}", orders)
+            elif live.verdict() is JobState.COMPLETED:  # the cancel came when all was done
+                await self._end_job(db, live, JobState.COMPLETED, "", orders)
             else:
                 await self._end_job(db, live, JobState.CANCELED, live.job.cancel_reason, orders)
             return
@@ -276,13 +306,11 @@ class Scheduler:
             orders.cancel.append((self._executor, fresh, state, reason))
 
     async def _settle(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
-        if live.job.state is not JobState.RUNNING or live.plan is None or live.job.cancel_reason is not None:
+        if live.job.state is not JobState.RUNNING or live.job.cancel_reason is not None:
             return
         if live.attempts or live.ready():
             return
-        states = live.states
-        if settled(live.plan, states):
-            state = verdict(live.plan, states)
+        if (state := live.verdict()) is not None:
             await self._end_job(db, live, state, "" if state is JobState.COMPLETED else live.failures(), orders)
 
     async def _prepare(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
@@ -298,15 +326,16 @@ class Scheduler:
         waiting = False
         for planned in live.ready():
             node = live.nodes[planned.key]
-            if node.cores > free:
+            cores = min(node.cores, self._config.cores)  # there may be fewer than when it was prepared
+            if cores > free:
                 waiting = True
                 continue
-            attempt = live.node_attempt(node, self._executor.name, time.time())
+            attempt = live.node_attempt(node, cores, self._executor.name, time.time())
             if not await self._store.claim_node(db, node, attempt):
                 continue
             live.queue(attempt)
             orders.submit.append((self._executor, live.spec(attempt)))
-            free -= node.cores
+            free -= cores
         return 0 if waiting else free
 
     # -- changes
@@ -336,13 +365,29 @@ class Scheduler:
     async def _carry_out(self, orders: Orders) -> None:
         for line in orders.log:
             log.info("%s", line.replace("\n", " | "))
-        for executor, spec in orders.submit:
-            await executor.submit(spec)
-        for executor, names, state, reason in orders.cancel:
-            await executor.cancel(names, state, reason)
         self._publish()
         for live in orders.ended:
             self._live.pop(live.job_hash, None)
+        try:
+            for executor, spec in orders.submit:
+                await executor.submit(spec)
+            for executor, names, state, reason in orders.cancel:
+                await executor.cancel(names, state, reason)
+        except OSError as error:  # no descriptor left, for instance: what was decided is read again, and ordered again
+            log.error("orders could not be given, and are given again: %s", error)
+            self._stale = True
+        finally:
+            for live in orders.ended:
+                await self._executor.release(live.job_hash)
+
+    async def _give_up(self, live: LiveJob, reason: str) -> None:
+        async with self._turn_lock:
+            await self._store.database.write(lambda db: self._store.fail(db, live.job_hash, reason))
+            job = await self._store.job(live.job_hash)
+            if job is not None:
+                live.change_job(job.state, job.reason)
+            self._publish()
+            await self._executor.cancel(list(live.attempts), NodeState.ERROR, reason)
             await self._executor.release(live.job_hash)
 
     def _publish(self) -> None:

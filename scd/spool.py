@@ -18,7 +18,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -27,6 +27,8 @@ from .durable import fsync
 from .errors import ConfigError
 
 _PASSABLE = 0o711  # accounts get through, and see nothing
+
+Writer = Callable[[Path], object]  # writes a file of that name
 
 
 class JobDirectory(NamedTuple):
@@ -102,16 +104,17 @@ class Spool:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._shared:
             _let_through((self.jobs, self.staging, *self.jobs.iterdir(), self.root, *self.root.parents))
+        fsync(self.root)
         self._leftovers = list(self.staging.iterdir())
 
     def clear(self) -> None:
-        """Remove what ``create`` found in staging. It may be much: nobody waits for this."""
+        """Remove what is left in staging of earlier days. It may be much: nobody waits for this. Raises OSError."""
         failure = None
-        for path in list(self._leftovers):
+        for leftover in list(self._leftovers):
             try:
-                with contextlib.suppress(FileNotFoundError):
-                    self._hands.remove(path)
-                self._leftovers.remove(path)
+                if leftover.exists():
+                    self._hands.remove(leftover)
+                self._leftovers.remove(leftover)
             except OSError as error:  # the others do not wait for it
                 failure = error
         if failure is not None:
@@ -151,22 +154,33 @@ class Spool:
         with contextlib.suppress(OSError):  # the row counts, not this
             self.job(job_hash).unacknowledged.unlink()
 
-    def add_manifest(self, job_hash: str, generation: int, manifest: bytes) -> None:
+    def add_manifest(self, job_hash: str, generation: int, write: Writer) -> None:
         """The manifest of a resume, beside the earlier ones."""
         path = self.job(job_hash).manifest(generation)
-        path.write_bytes(manifest)
+        write(path)
         fsync(path)
         fsync(path.parent)
 
     def remove(self, job_hash: str) -> None:
-        """Gone at once under its name, whatever becomes of the rest: staging is cleared, again and again."""
+        """Gone at once under its name. What cannot be removed now is left to ``clear``. Raises no OSError for that."""
+        if (aside := self.bury(job_hash)) is not None:
+            self._discard(aside)
+
+    def bury(self, job_hash: str) -> Path | None:
+        """Out of sight at once, for ``clear`` to remove; where it lies now, None if there was nothing."""
         aside = self.staging / secrets.token_hex(8)
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self.job(job_hash).path.rename(aside)
-            try:
-                self._hands.remove(aside)
-            except OSError:
-                self._leftovers.append(aside)
+        except FileNotFoundError:
+            return None
+        self._leftovers.append(aside)
+        return aside
+
+    def _discard(self, path: Path) -> None:
+        with contextlib.suppress(OSError):
+            self._hands.remove(path)
+        if path in self._leftovers and not path.exists():
+            self._leftovers.remove(path)
 
     def set_aside(self, job_hash: str) -> Path:
         """Move a directory that no job owns out of the way, unharmed."""
@@ -176,6 +190,10 @@ class Spool:
             target = self.lost_and_found / f"{job_hash}-{secrets.token_hex(4)}"
         self.job(job_hash).path.rename(target)
         return target
+
+    def unacknowledged(self) -> set[str]:
+        """The jobs whose directory is, or may be, not in the database yet."""
+        return {path.parts[-2] for path in self.jobs.glob("??/*/unacknowledged")}
 
     def with_shim(self) -> list[str]:
         """The jobs that have a shim, or had one that did not leave in order."""
@@ -192,8 +210,10 @@ class Spool:
         return self._hands.size(self.job(job_hash).path)
 
     def discard(self, staged: JobDirectory) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._hands.remove(staged.path)
+        """Drop an upload that was not taken."""
+        if staged.path.exists():
+            self._leftovers.append(staged.path)
+            self._discard(staged.path)
 
     def hashes(self) -> set[str]:
         return {path.name for path in self.jobs.glob("??/*")}

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,16 @@ CLIENT = ROOT / "tests" / "acceptance" / "client.py"
 RUNTIME = os.environ.get("SCD_TEST_RUNTIME", sys.executable)
 
 Json = dict[str, Any]
+
+
+# As systemd hands a socket in: descriptor 3, and two variables that name it.
+_HAND_IN = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, "-m", "scd.daemon", *sys.argv[2:]])
+"""
 
 
 class ClientHung(AssertionError):
@@ -63,11 +73,14 @@ class Daemon:
         self.spawn()
         return self.wait_until_ready()
 
-    def spawn(self, *, env: Mapping[str, str] | None = None) -> None:
-        """Start the process, and do not wait for it."""
+    def spawn(
+        self, *, env: Mapping[str, str] | None = None, under: Sequence[str] = (), held: socket.socket | None = None
+    ) -> None:
+        """Start the process, and do not wait for it: ``under`` a tracer, with a listening socket ``held`` for it."""
+        start = ["-m", "scd.daemon"] if held is None else ["-c", _HAND_IN, str(held.fileno())]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "scd.daemon", "-c", str(self.file)],
+                [*under, sys.executable, *start, "-c", str(self.file)], pass_fds=[held.fileno()] if held else [],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, env={**os.environ, **(env or {})},
             )  # fmt: skip
 
@@ -98,12 +111,20 @@ class Daemon:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and str(self.state).encode() in _command_line(entry):
-                try:
-                    os.kill(int(entry.name), signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def processes(self) -> set[int]:
+        """The daemon, shims, runners and nodes: whatever has to do with this directory."""
+        known = str(self.directory).encode()
+        return {
+            int(entry.name)
+            for entry in Path("/proc").iterdir()
+            if entry.name.isdigit() and int(entry.name) != os.getpid() and known in _command_line(entry)
+        }
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **options: Any) -> httpx2.Response:
         return httpx2.post(f"{self.url}{path}", content=json.dumps(body or {}), timeout=30, **options)
@@ -167,8 +188,12 @@ class Daemon:
                   if record["type"] == "started" and record["name"] == attempt["name"])  # fmt: skip
         os.kill(pid, signal.SIGKILL)
 
+    @property
+    def jobs(self) -> Path:
+        return self.state / "spool" / "jobs"
+
     def job_directory(self, job_hash: str) -> Path:
-        return self.state / "spool" / "jobs" / job_hash[:2] / job_hash
+        return self.jobs / job_hash[:2] / job_hash
 
 
 def run_client(

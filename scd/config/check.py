@@ -22,7 +22,7 @@ Origin = Callable[[str], Path]  # the file that a key was read from
 
 def check(config: Config, origin: Origin) -> None:
     """Raise ConfigError for the first thing that is wrong."""
-    for rule in (_paths, _addresses, _server, _users, _numbers, _isolation, _accounts, _runtimes):
+    for rule in (_paths, _addresses, _server, _at_least_one, _users, _numbers, _isolation, _accounts, _runtimes):
         for key, reason in rule(config):
             raise ConfigError(f"{origin(key)}: {key}: {reason}")
 
@@ -47,6 +47,12 @@ def _server(config: Config) -> Iterator[tuple[str, str]]:
         yield "server.progress_interval", "must be 0 to 60 seconds"
     if config.server.terms_file and not os.access(config.server.terms_file, os.R_OK):
         yield "server.terms_file", f"{config.server.terms_file} cannot be read"
+
+
+def _at_least_one(config: Config) -> Iterator[tuple[str, str]]:
+    for key in ("max_members", "max_ratio", "max_connections", "max_connections_per_address"):
+        if getattr(config.server, key) < 1:
+            yield f"server.{key}", "must be 1 or more"
 
 
 def _users(config: Config) -> Iterator[tuple[str, str]]:

@@ -37,6 +37,11 @@ class Server(Section, frozen=True):
     max_upload: Size = Size(8 * 2**30)
     max_manifest: Size = Size(128 * 2**20)
     max_unpacked: Size = Size(64 * 2**30)
+    max_members: int = 1_000_000
+    max_ratio: int = 250
+    max_connections: int = 2000
+    max_connections_per_address: int = 1000
+    min_rate: Size = Size(1024)
 
 
 class Paths(Section, frozen=True):

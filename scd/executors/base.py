@@ -19,6 +19,7 @@ class Spec(msgspec.Struct, frozen=True):
     runtime: str
     archive: str  # the file name its results get
     generation: int
+    unpack: bool  # a preparation's: no earlier one has succeeded, so the import must still be unpacked
     key: NodeKey | None = None
     ancestors: tuple[tuple[str, str, str], ...] = ()  # step, index, status of the nodes that ran before
     user: str = ""

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..errors import ScdError
-from ..launcher.base import Connection, Launcher, LauncherDown, Work, connect
+from ..launcher.base import Connection, Launcher, LauncherDown, Work, connect, dismiss
 from ..launcher.journal import read
 from ..model import NodeKey, Plan, ResourceUsage
 from ..procfs import ProcessId, boot_id
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _GRACE = 2.5  # seconds between TERM and KILL: a cancel is over within 5
 _REPLY_DEADLINE = 8.0
+_GOODBYE = 5.0
 _SAMPLE_INTERVAL = 1.0
 _RECONNECT_DELAY = 0.5
 _LONGEST_DELAY = 15.0
@@ -48,6 +49,7 @@ class LocalExecutor:
         self._wake = wake
         self._sessions: dict[str, Session] = {}
         self._sampler: asyncio.Task[None] | None = None
+        self._leaving: set[asyncio.Task[None]] = set()  # sessions of jobs that ended
 
     async def submit(self, spec: Spec) -> str:
         session = self._sessions.get(spec.job_hash)
@@ -86,23 +88,23 @@ class LocalExecutor:
 
     async def release(self, job_hash: str) -> None:
         session = self._sessions.pop(job_hash, None)
-        if session is not None:
-            await session.close()
+        if session is not None:  # in a task of its own: a shim may be slow to answer
+            task = asyncio.create_task(session.close())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
 
     async def dismiss(self, wanted: Collection[str]) -> None:
         """End the shims of all jobs but these: the daemon died before it could tell them that their jobs had ended."""
         for job_hash in await asyncio.to_thread(self._spool.with_shim):
-            if job_hash in wanted:
-                continue
-            if (connection := await connect(self._spool.job(job_hash))) is not None:
-                _, writer = connection
-                writer.write(_line({"op": "exit"}))
-                writer.close()
+            if job_hash not in wanted:
+                await dismiss(self._spool.job(job_hash))
 
     async def close(self) -> None:
         """Leave all jobs alone; they go on without the daemon."""
         if self._sampler is not None:
             self._sampler.cancel()
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=_GOODBYE)
         for session in self._sessions.values():
             session.abandon()
 
@@ -179,12 +181,16 @@ class Session:
             del self._replies[request]
 
     async def close(self) -> None:
+        """The job has ended: its shim is told to go. Other orders that are on their way come first."""
         self._exiting = True
-        self.send({"op": "exit"})
         if self._writer is not None:
+            self.send({"op": "exit"})
             with contextlib.suppress(OSError):
                 await self._writer.drain()
-        self.abandon()
+            self.abandon()
+        else:
+            self.abandon()
+            await dismiss(self.directory)
 
     def abandon(self) -> None:
         self._task.cancel()
@@ -259,6 +265,8 @@ class Session:
                     await self._catch_up()
                 elif (reply := self._replies.get(message.get("id", ""))) is not None and not reply.done():
                     reply.set_result(message)
+                elif file := _named(_SNAPSHOT, message.get("file")):  # a snapshot that nobody waits for any more
+                    await asyncio.to_thread((self.directory.archives / file).unlink, missing_ok=True)
         finally:
             writer, self._writer = self._writer, None
             if writer is not None:
@@ -268,13 +276,16 @@ class Session:
     async def _catch_up(self) -> None:
         records, self._offset = await asyncio.to_thread(read, self.directory.control, self._offset)
         for record in records:
-            if record["type"] == "shim":
-                self._shim = ProcessId(record["pid"], record["ticks"], record["boot"])
-            self._apply(record)
+            try:
+                self._apply(record)
+            except (LookupError, TypeError, ValueError) as error:  # a damaged disk; the other records still count
+                log.error("job=%s a record of its journal makes no sense: %r", self._spec.job_hash, error)
         if records:
             self._wake()
 
     def _apply(self, record: Message) -> None:
+        if record["type"] == "shim":
+            self._shim = ProcessId(record["pid"], record["ticks"], record["boot"])
         name = record.get("name", "")
         if not name:
             return
@@ -287,12 +298,9 @@ class Session:
                 if record["boot"] == self._boot:  # else its pid may be anybody's by now
                     seen.pid, seen.started_mono = record["pid"], record["mono"]
             case "ended":
-                seen.ended, seen.elapsed, seen.archive = (
-                    record["at"],
-                    record["elapsed"],
-                    _named(_ARCHIVE, record["archive"]),
-                )
-                seen.reason, seen.exit_code = record["reason"], _number(record.get("exit_code"))
+                seen.ended, seen.elapsed = record["at"], record["elapsed"]
+                seen.archive = _named(_ARCHIVE, record["archive"])
+                seen.reason, seen.exit_code = _text(record["reason"]), _number(record.get("exit_code"))
                 seen.refused, seen.lost = bool(record.get("refused")), bool(record.get("lost"))
                 seen.usage = seen.usage.merged(_usage(record.get("usage")))
                 seen.state = _state(record["state"])
@@ -317,7 +325,7 @@ def _order(spec: Spec, directory: JobDirectory) -> Message:
     order: Message = {"name": spec.name, "archive": spec.archive}
     if spec.key is None:
         order |= {"op": "prepare", "manifest": str(directory.manifest(spec.generation))}
-        if spec.generation == 1:
+        if spec.unpack:
             order["import"] = str(directory.import_archive)
         return order
     return order | {"op": "node", "step": spec.key.step, "index": spec.key.index, "ancestors": spec.ancestors}
@@ -336,16 +344,22 @@ def _named(pattern: re.Pattern[str], name: object) -> str | None:
     return name if isinstance(name, str) and pattern.fullmatch(name) else None
 
 
+def _text(value: object) -> str:
+    """Whatever bytes a tool put into an error: the database takes only what can be written as UTF-8."""
+    return str(value).encode(errors="replace").decode()
+
+
 def _number(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and abs(value) < 2**31 else None
 
 
 def _usage(figures: object) -> ResourceUsage:
     """The runner's figures are for show; what is charged is the shim's. Nonsense counts as nothing."""
     try:
-        return msgspec.convert(figures or {}, ResourceUsage)
+        usage = msgspec.convert(figures or {}, ResourceUsage)
     except msgspec.ValidationError:
         return ResourceUsage()
+    return usage if all(0 <= figure < 2**62 for figure in msgspec.structs.astuple(usage)) else ResourceUsage()
 
 
 def _take_plan(seen: Observation, plan: object) -> None:

@@ -19,6 +19,7 @@ class Attempt:
         self.pid: int | None = None
         self.started: float | None = None
         self.killed: tuple[str, str] | None = None  # state and reason of the kill order
+        self.overdue = False  # it was killed, and has not ended
 
     @property
     def name(self) -> str:
@@ -55,14 +56,14 @@ class Leftovers:
         self.unfinished: dict[str, Attempt] = {}
         self.runner: ProcessId | None = None
         self.temporaries: list[str] = []
-        self.reason = "the job's shim was killed"
-        boot = boot_id()
+        self._boots: dict[str, str] = {}  # in which an attempt was last heard of
+        self._boot = boot_id()
         for record in records:
             self._read(record)
-            if record["boot"] != boot:
-                self.reason = "the host was rebooted"
-                for attempt in self.unfinished.values():
-                    attempt.started = None
+
+    def reason(self, name: str) -> str:
+        """Why an unfinished attempt is lost."""
+        return "the job's shim was killed" if self._boots[name] == self._boot else "the host was rebooted"
 
     def _read(self, record: Record) -> None:
         name = record.get("name", "")
@@ -70,8 +71,10 @@ class Leftovers:
             case "accepted":
                 self.seen.add(name)
                 self.unfinished[name] = Attempt(record["order"])
+                self._boots[name] = record["boot"]
             case "started" if name in self.unfinished:
-                self.unfinished[name].started = record["mono"]
+                self._boots[name] = record["boot"]
+                self.unfinished[name].started = record["mono"] if record["boot"] == self._boot else None
             case "ended":
                 self.unfinished.pop(name, None)
             case "runner":

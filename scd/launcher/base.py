@@ -15,6 +15,7 @@ from ..spool import JobDirectory
 from .entrance import SOCKET
 
 START_DEADLINE = 30.0
+_EXIT_DEADLINE = 5.0
 _LINE_LIMIT = 2**20
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -70,6 +71,19 @@ async def connect(directory: JobDirectory) -> Connection | None:
         return await asyncio.wait_for(_connect(directory.control), START_DEADLINE)
     except (OSError, TimeoutError):
         return None
+
+
+async def dismiss(directory: JobDirectory) -> None:
+    """Tell the job's shim to go once nothing of it runs any more; return when it has heard that."""
+    if (connection := await connect(directory)) is None:
+        return
+    reader, writer = connection
+    with contextlib.suppress(OSError, TimeoutError):
+        writer.write(b'{"op":"exit"}\n')
+        writer.write_eof()
+        async with asyncio.timeout(_EXIT_DEADLINE):
+            await reader.read()  # to its end: the shim hangs up after the last order
+    writer.close()
 
 
 async def _connect(control: Path) -> Connection:

@@ -81,10 +81,13 @@ class Entrance:
             yield json.loads(line)
 
     def tell(self, connection: socket.socket, message: Message) -> None:
+        """A daemon that is gone misses it. What it said before it went is read all the same."""
         try:
             connection.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-        except OSError:
+        except TimeoutError:  # it does not read: no event may wait for it twice
             self._hang_up(connection)
+        except OSError:
+            return
 
     def tell_all(self, message: Message) -> None:
         for connection in list(self._connections):

@@ -1,10 +1,12 @@
 """A job's ``events.jsonl``: what happened, written down outside the daemon and read back by it.
 
 Standard library only. The shim appends and fsyncs; the daemon and a later shim read. A torn last line (the writer was
-killed) is cut off before anything is appended. What cannot be written (the disk is full) is kept and tried again.
+killed) is cut off before anything is appended. What cannot be written is kept and tried again. A spare file beside the
+journal holds the space for it: a job that has filled its disk must still be able to end.
 """
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -13,10 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..durable import open_plain
+from ..durable import fsync, open_plain
 from ..procfs import boot_id
 
 FILE = "events.jsonl"
+SPARE = "spare"
+_SPARE_SIZE = 2**18
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Record = dict[str, Any]
 
@@ -26,8 +31,11 @@ class Journal:
 
     def __init__(self, directory: Path):
         self._fd = os.open(directory / FILE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        fsync(directory)
         self._boot = boot_id()
         self._pending = b""
+        self._spare = directory / SPARE
+        self._hold_spare()
         size = os.fstat(self._fd).st_size
         whole = _whole(os.pread(self._fd, size, 0))
         if whole < size:
@@ -47,21 +55,50 @@ class Journal:
         """Write what is pending, in its order; whether all of it is on the disk."""
         if not self._pending:
             return True
-        size = os.fstat(self._fd).st_size
-        data = self._pending
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-            os.fsync(self._fd)
+            try:
+                self._write()
+            except OSError as error:
+                if error.errno not in _FULL or not self._give_up_spare():
+                    raise
+                self._write()
         except OSError as error:
-            # All of it again: a torn line would spoil the next one, and after a failed fsync nothing can be relied on.
-            os.ftruncate(self._fd, size)
             with contextlib.suppress(OSError):  # it lies on the same disk
                 print(f"the journal cannot be written; what happens is kept in memory: {error}", file=sys.stderr)
                 sys.stderr.flush()
             return False
         self._pending = b""
         return True
+
+    def close(self) -> None:
+        """Nothing more is to come."""
+        self._give_up_spare()
+
+    def _write(self) -> None:
+        size = os.fstat(self._fd).st_size
+        data = self._pending
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+            os.fsync(self._fd)
+        except OSError:
+            # All of it again: a torn line would spoil the next one, and after a failed fsync nothing can be relied on.
+            os.ftruncate(self._fd, size)
+            raise
+
+    def _hold_spare(self) -> None:
+        with contextlib.suppress(OSError):
+            fd = os.open(self._spare, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _SPARE_SIZE)
+            finally:
+                os.close(fd)
+
+    def _give_up_spare(self) -> bool:
+        with contextlib.suppress(OSError):
+            self._spare.unlink()
+            return True
+        return False
 
 
 def read(directory: Path, offset: int = 0) -> tuple[list[Record], int]:

@@ -58,8 +58,8 @@ class RunnerProcess:
         return self._process.pid
 
     def watch(self, selector: selectors.BaseSelector) -> None:
-        selector.register(self.channel, selectors.EVENT_READ)
-        selector.register(self.pidfd, selectors.EVENT_READ)
+        selector.register(self.channel, selectors.EVENT_READ, self)
+        selector.register(self.pidfd, selectors.EVENT_READ, self)
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Raises ChannelBroken."""

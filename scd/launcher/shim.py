@@ -28,7 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from ..channel import ChannelBroken, Message
-from ..procfs import ProcessId, alive, become_subreaper, descends, identify, kill_all, pid_of, tree
+from ..procfs import (
+    ProcessId,
+    alive,
+    become_subreaper,
+    descends,
+    identify,
+    kill_all,
+    marked,
+    pid_of,
+    tree,
+)
 from .attempts import Attempt, Leftovers
 from .entrance import SOCKET, Entrance, take_lock
 from .journal import Journal, read
@@ -42,6 +52,8 @@ _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
 _DEATH_DEADLINE = 10.0
 _CONTROL_FD, _ARCHIVES_FD = 100, 101
+_ROUNDS = 100  # of killing what may fork meanwhile
+_PACKING = 120.0  # for the results of a node that was killed
 _RETRY = 1.0  # between attempts to write what a full disk did not take
 
 
@@ -80,26 +92,30 @@ class Shim:
             if done and (self.closing or time.monotonic() - busy > _IDLE):
                 break
             for key, _ in self.selector.select(self._next_timer()):
-                self._serve(key.fileobj)
+                self._serve(key.fileobj, key.data)
             self._write_pending()
             self._reap()
             self._kill_overdue()
         if self.runner is not None:
             self.runner.stop(self.selector)
+        self.journal.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.control / SOCKET)
 
-    def _serve(self, ready: object) -> None:
+    def _serve(self, ready: object, runner: RunnerProcess | None) -> None:
+        """``runner``: whose event it is. One that died in this round may have left another, with the same numbers."""
         if ready is self.entrance.listener:
             self.entrance.accept()
+            self.entrance.tell_all(_NEWS)  # of what was written between its look at the journal and now
         elif self.entrance.owns(ready):
             for order in self.entrance.orders(ready):
                 self._obey(order, ready)
-        elif self.runner is not None and ready is self.runner.channel:
-            self._hear_runner(self.runner)
-        elif self.runner is not None and ready == self.runner.pidfd:
-            runner = self.runner
+        elif runner is None or runner is not self.runner:
+            return
+        elif ready is runner.channel:
+            self._hear_runner(runner)
+        else:
             while self.runner is runner and runner.has_message():  # what it said before it died still counts
                 self._hear_runner(runner)
             if self.runner is runner:
@@ -115,10 +131,11 @@ class Shim:
         if left.runner is not None:
             _end(left.runner)
         for temporary in left.temporaries:
+            _end_orphans(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
         os.makedirs(self.temporary, mode=0o700, exist_ok=True)
         self.seen = left.seen
-        self.lost = {name: (attempt, left.reason) for name, attempt in left.unfinished.items()}
+        self.lost = {name: (attempt, left.reason(name)) for name, attempt in left.unfinished.items()}
         self._salvage_lost()
 
     # -- the daemon's side
@@ -133,6 +150,7 @@ class Shim:
     def _write_pending(self) -> None:
         if self.journal.pending and self.journal.flush():
             self.entrance.tell_all(_NEWS)
+        if not self.journal.pending:  # whoever wrote it
             deferred, self.deferred = self.deferred, []
             for attempt in deferred:
                 self._launch(attempt)
@@ -181,8 +199,10 @@ class Shim:
         try:
             archive = self._keep(attempt.archive, message)
         except OSError as error:  # a success whose results nobody can have is none
+            discard(self.archives, attempt.archive)
             reason = f"its results could not be kept: {error.strerror}"
             message = {**message, "state": "error", "reason": reason}
+            message.pop("plan", None)
         self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message, lost=lost))
 
     def _keep(self, name: str, message: Message) -> str | None:
@@ -264,8 +284,8 @@ class Shim:
                 with contextlib.suppress(OSError):
                     self._to_runner_with_archive({"op": "salvage", **order}, attempt.archive)
                     continue
-            del self.lost[name]
-            self._end(attempt, {"state": "error", "reason": reason}, lost=True)
+            if self.lost.pop(name, None) is not None:  # a runner that died of it has ended it already
+                self._end(attempt, {"state": "error", "reason": reason}, lost=True)
 
     # -- questions about a node that runs
 
@@ -298,6 +318,8 @@ class Shim:
         for name in order["names"]:
             attempt = self.attempts.get(name)
             if attempt is None:
+                if name in self.lost:  # its logs are being saved: not for ever
+                    self.kills.append((time.monotonic() + _PACKING, name))
                 continue
             attempt.killed = attempt.killed or (order["state"], order["reason"])
             # The node's own process alone: SiliconCompiler ends its tool and writes the manifest.
@@ -312,14 +334,19 @@ class Shim:
             _, name = self.kills.pop(0)
             attempt = self.attempts.get(name)
             if attempt is None:
-                continue
-            if attempt in self.deferred:
+                if name in self.lost:
+                    self._lose_runner()
+            elif attempt in self.deferred:
                 self.deferred.remove(attempt)
                 self._end(self.attempts.pop(name), {"state": "error"})
-            elif attempt.started is None:  # not even forked: the runner does not get to it
-                self._lose_runner()
-            elif attempt.pid is not None and descends(attempt.pid, os.getpid()):
-                kill_all(tree(attempt.pid))
+            elif attempt.started is None or attempt.overdue:
+                self._lose_runner()  # it does not get to the node, or to packing its results
+            else:
+                attempt.overdue = True
+                self.kills.append((time.monotonic() + _PACKING, name))
+                if attempt.pid is not None and descends(attempt.pid, os.getpid()):
+                    kill_all(tree(attempt.pid))
+        self.kills.sort()
 
     def _next_timer(self) -> float:
         wake = _RETRY if self.journal.pending else _WAKE
@@ -361,6 +388,16 @@ def _pinned(control: int, archives: int) -> tuple[Path, Path]:
         os.dup2(given, fixed, inheritable=False)
         os.close(given)
     return Path(f"/proc/self/fd/{_CONTROL_FD}"), Path(f"/proc/self/fd/{_ARCHIVES_FD}")
+
+
+def _end_orphans(temporary: str) -> None:
+    """What a shim and a runner that died together left behind: known by the directory that was made for them alone."""
+    for _ in range(_ROUNDS):
+        orphans = marked(f"TMPDIR={temporary}".encode()) - {os.getpid()}
+        if not orphans:
+            break
+        kill_all(orphans)
+        time.sleep(0.01)
 
 
 def main() -> None:

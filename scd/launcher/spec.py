@@ -11,7 +11,6 @@ from .environment import PATH, job_environment
 from .sandbox import TEMPORARY, Sandbox
 
 SHIM_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
-_MAX_MEMBERS = 1_000_000
 
 
 def shim_argv(work: Work) -> list[str]:
@@ -53,7 +52,8 @@ def _settings(config: Config, work: Work, sandboxed: bool) -> dict[str, object]:
         "jobname": work.jobname,
         "cache": config.paths.cache,
         "max_unpacked": config.server.max_unpacked,
-        "max_members": _MAX_MEMBERS,
+        "max_members": config.server.max_members,
+        "max_ratio": config.server.max_ratio,
         # Without a sandbox the kernel would count all of the account's.
         "max_processes": config.local.processes if sandboxed else 0,
     }

@@ -100,9 +100,3 @@ def session_of(pid: int) -> int:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         return os.getsid(pid)
     return -1
-
-
-def environment_of(pid: int) -> list[bytes]:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-        return file.read().split(b"\0")
-    return []

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from ..archive import Refused, pack, unpack
+from ..archive import pack, remove_tree
+from ..tar import Refused
+from ..unpack import Limits, unpack
 from .child import print_error
 from .collected import adopt
 from .job import PREPARED, LastErrors, Settings, write_aside
@@ -34,10 +36,12 @@ def prepare(
 
     ``on_prepared`` is called once the prepared manifest can be read, while the plan is still being made.
     """
+    if upload is not None and settings.jobdir.exists():  # of a preparation that was lost in its middle
+        remove_tree(settings.jobdir)
     settings.jobdir.mkdir(parents=True, exist_ok=True)
     if upload is not None:
         try:
-            unpack(upload, settings.jobdir, settings.max_unpacked, settings.max_members)
+            unpack(upload, settings.jobdir, Limits(settings.max_unpacked, settings.max_members, settings.max_ratio))
         except Refused as refusal:
             raise Rejected(f"The upload was refused: {refusal}.") from None
         except OSError as error:

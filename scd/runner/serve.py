@@ -17,12 +17,11 @@ import sys
 from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
-from ..procfs import become_subreaper, hide_from_equals, kill_all, tree
+from ..procfs import become_subreaper, environment_of, hide_from_equals, kill_all, tree
 from . import node as node_
 from .child import (
     MARK,
     Work,
-    environment_of,
     figures_of,
     io_of,
     live,

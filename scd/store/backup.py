@@ -11,9 +11,7 @@ from urllib.parse import quote
 
 from ..durable import adopt, replace
 from ..errors import DatabaseError
-
-# Where the newest backup lies, beside the database: the first thing to know when that is damaged.
-_NOTE = "last-backup"
+from .damage import ERRORS, NOTE
 
 
 async def copy(source: Path, target: Path) -> None:
@@ -33,7 +31,7 @@ def _copy(source: Path, target: Path) -> None:
             writing.execute("PRAGMA journal_mode = DELETE")  # one file, whatever the source has
         verify(aside)
         replace(aside, target)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, *ERRORS) as error:
         raise DatabaseError(f"{source} cannot be copied to {target}: {error}") from None
     finally:
         aside.unlink(missing_ok=True)
@@ -47,18 +45,12 @@ async def back_up(database: Path, target: Path) -> None:
 def _back_up(database: Path, target: Path) -> None:
     _refuse_other_files(target)
     _copy(database, target)
-    note = database.with_name(_NOTE)
-    note.write_text(f"{target.absolute()}\n")
-    adopt(note)
-
-
-def known_backup(database: Path) -> Path | None:
-    """The newest copy of this database that is known and still there."""
-    copies = list(database.parent.glob(f"{database.name}.schema-*"))
-    with contextlib.suppress(OSError, ValueError):
-        copies.append(Path(database.with_name(_NOTE).read_text().strip()))
-    there = [path for path in copies if path.is_file()]
-    return max(there, key=lambda path: path.stat().st_mtime, default=None)
+    note = database.with_name(NOTE)
+    try:
+        note.write_text(f"{target.absolute()}\n")
+        adopt(note)
+    except OSError as error:
+        raise DatabaseError(f"The backup is made, but {note}, which says where it lies, cannot be: {error}") from None
 
 
 async def restore(database: Path, source: Path) -> Path | None:
@@ -84,7 +76,7 @@ def _restore(database: Path, source: Path) -> Path | None:
 def _set_aside(database: Path) -> Path:
     """Give the present database a second name. Its log must not stay: it would be replayed into the restored file."""
     kept = database.with_name(f"{database.name}.replaced-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-    with contextlib.suppress(sqlite3.Error), _Closing(sqlite3.connect(database)) as connection:
+    with contextlib.suppress(*ERRORS), _Closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for suffix in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
@@ -100,7 +92,7 @@ def verify(path: Path) -> None:
             (problem,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    except sqlite3.Error as error:
+    except ERRORS as error:
         raise DatabaseError(f"{path} is not a database: {error}") from None
     if problem != "ok":
         raise DatabaseError(f"{path} is damaged ({problem}).")

@@ -14,6 +14,7 @@ import aiosqlite
 
 from ..errors import DatabaseError
 from . import schema
+from .damage import ERRORS, explain, is_damaged, is_full
 from .reserve import Reserve
 
 log = logging.getLogger(__name__)
@@ -44,16 +45,14 @@ class Database:
         """Open and migrate. Raises DatabaseError for a damaged or newer file or a network file system."""
         _refuse_network(path.parent)
         reserve = Reserve(path.with_name(RESERVE))
-        try:
-            connections = await _open(path)
-        except sqlite3.Error as error:
-            # On a full disk not even the log's index can be made.
-            if is_damaged(error) or not await asyncio.to_thread(reserve.release):
-                raise _unusable(path, error) from None
+        while True:
             try:
                 connections = await _open(path)
-            except sqlite3.Error as again:
-                raise _unusable(path, again) from None
+                break
+            except ERRORS as error:
+                # On a full disk not even the log's index can be made.
+                if is_damaged(error) or not await asyncio.to_thread(reserve.release):
+                    raise _unusable(path, error) from None
         await asyncio.to_thread(reserve.hold)
         return cls(path, reserve, *connections)
 
@@ -64,7 +63,7 @@ class Database:
         connection.row_factory = sqlite3.Row
         try:
             found = await schema.version(connection)
-        except sqlite3.DatabaseError as error:
+        except ERRORS as error:
             await connection.close()
             raise _unusable(path, error) from None
         if found != schema.newest():
@@ -95,19 +94,19 @@ class Database:
             except BaseException as error:
                 await self._writer.rollback()
                 if is_full(error) and await asyncio.to_thread(self.reserve.release):
-                    log.warning("the disk of %s is full: the reserve is given up", self.path)
+                    log.warning("the disk of %s is full: a part of the reserve is given up", self.path)
                 raise
 
     async def write(self, change: Callable[[aiosqlite.Connection], Awaitable[T]]) -> T:
-        """One change as a transaction of its own, tried again where giving up the reserve may have made room."""
-        try:
-            async with self.transaction() as db:
-                return await change(db)
-        except sqlite3.Error as error:
-            if not is_full(error):
-                raise
-        async with self.transaction() as db:
-            return await change(db)
+        """One change as a transaction of its own, tried again where a slice of the reserve may have made room."""
+        while True:
+            held = self.reserve.size
+            try:
+                async with self.transaction() as db:
+                    return await change(db)
+            except sqlite3.Error as error:
+                if not (is_full(error) and self.reserve.size < held):
+                    raise
 
     async def shrink(self, pages: int) -> None:
         """Give up to ``pages`` free pages back to the file system, and the log's space."""
@@ -146,24 +145,10 @@ async def _connect(path: Path) -> aiosqlite.Connection:
     return connection
 
 
-def is_full(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL
-
-
-def is_damaged(error: BaseException) -> bool:
-    """The file is not what SQLite wrote: nothing gets better by trying again."""
-    return isinstance(error, sqlite3.Error) and _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _unusable(path: Path, error: sqlite3.Error) -> DatabaseError:
+def _unusable(path: Path, error: Exception) -> DatabaseError:
     if is_damaged(error):
-        return DatabaseError(schema.explain_damage(path, error))
+        return DatabaseError(explain(path, error))
     return DatabaseError(f"{path} cannot be used: {error}. Look at the disk, and at whose file this is.")
-
-
-def _code(error: sqlite3.Error) -> int:
-    """The primary code; sqlite3 gives the extended one, and none for its own errors."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _refuse_network(directory: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import aiosqlite
 import msgspec
 
-from ..model import Attempt, Event, Job, Node, NodeKey, PlanNode, Tombstone
+from ..model import Attempt, Event, Job, Node, NodeKey, PlanNode, Tombstone, number_in
 from ..states import JOB_ENDED, JobState, NodeState, job_sources, node_sources
 from .db import Database, Row
 
@@ -50,8 +50,10 @@ _CANCEL_JOB = f"""
 _NODES = "SELECT * FROM nodes WHERE job_hash = :job_hash ORDER BY n"
 _NODE_NAMED = 'SELECT * FROM nodes WHERE job_hash = :job_hash AND step || "index" = :name'
 _PUT_NODE = """
-    INSERT INTO nodes (job_hash, step, "index", n, state, reason, cores)
-    VALUES (:job_hash, :step, :index, :n, :state, '', :cores)
+    INSERT INTO nodes (job_hash, step, "index", n, state, reason, cores, attempt)
+    VALUES (:job_hash, :step, :index, :n, :state, '', :cores,
+            (SELECT coalesce(max(attempt), 0) FROM attempts
+             WHERE job_hash = :job_hash AND step = :step AND "index" = :index))
     ON CONFLICT (job_hash, step, "index") DO UPDATE SET
         state = excluded.state, cores = excluded.cores, retries = 0,
         reason = CASE WHEN excluded.state = state THEN reason ELSE '' END"""
@@ -79,6 +81,15 @@ _END_ATTEMPT = """
 _CHARGE = """
     INSERT INTO ledger (at, user, job_hash, core_seconds)
     SELECT :ended, user, job_hash, :core_seconds FROM jobs WHERE job_hash = :job_hash"""
+_FAIL_ATTEMPTS = """
+    UPDATE attempts SET state = 'error', ended = :at, elapsed = 0, reason = :reason
+    WHERE job_hash = :job_hash AND state IS NULL"""
+_FAIL_NODES = """
+    UPDATE nodes SET state = 'error', reason = :reason
+    WHERE job_hash = :job_hash AND state IN ('queued', 'submitted', 'running')"""
+_FAIL_JOB = f"""
+    UPDATE jobs SET state = CASE state WHEN 'queued' THEN 'rejected' ELSE 'failed' END, reason = :reason, ended = :at
+    WHERE job_hash = :job_hash AND state NOT IN ({_ENDED})"""
 _ATTEMPTS = "SELECT * FROM attempts WHERE job_hash = :job_hash ORDER BY queued, name"
 _LAST_ARCHIVE = """
     SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
@@ -175,10 +186,8 @@ class JobStore:
 
     async def damage(self) -> list[str]:
         """What SQLite itself finds wrong with the file, in its words."""
-        rows = [
-            *await self.database.read("PRAGMA integrity_check"),
-            *await self.database.read("PRAGMA foreign_key_check"),
-        ]
+        async with await Database.open_readonly(self.database.path) as own:  # it takes long: nobody waits for it
+            rows = [*await own.read("PRAGMA integrity_check"), *await own.read("PRAGMA foreign_key_check")]
         return [text for row in rows if (text := " ".join(map(str, row))) != "ok"]
 
     async def buried_hashes(self) -> set[str]:
@@ -227,8 +236,12 @@ class JobStore:
         await db.execute(
             "UPDATE jobs SET plan = :plan WHERE job_hash = :job_hash", {"plan": plan, "job_hash": job_hash}
         )
-        rows = await db.execute_fetchall(_NODES, {"job_hash": job_hash})
-        numbers = {NodeKey(row["step"], row["index"]): int(row["n"]) for row in rows}
+        rows = list(await db.execute_fetchall(_NODES, {"job_hash": job_hash}))
+        known = {NodeKey(row["step"], row["index"]) for row in rows}
+        # Also of nodes that were no part of the last preparation: their attempts, and names in the journal, still are.
+        tried = await db.execute_fetchall(_ATTEMPTS, {"job_hash": job_hash})
+        numbers = {NodeKey(row["step"], row["index"]): number_in(row["name"]) for row in tried if row["step"]}
+        numbers |= {NodeKey(row["step"], row["index"]): int(row["n"]) for row in rows}
         fresh = max(numbers.values(), default=0)
         for node in nodes:
             if node.key not in numbers:
@@ -239,7 +252,7 @@ class JobStore:
                 "state": node.status, "cores": cores[node.key],
             })  # fmt: skip
         kept = {node.key for node in nodes}
-        for key in numbers.keys() - kept:
+        for key in known - kept:
             await db.execute(
                 'DELETE FROM nodes WHERE job_hash = :job_hash AND step = :step AND "index" = :index',
                 {"job_hash": job_hash, "step": key.step, "index": key.index},
@@ -281,6 +294,12 @@ class JobStore:
         if charge and attempt.step:
             await db.execute(_CHARGE, row)
         return True
+
+    async def fail(self, db: aiosqlite.Connection, job_hash: str, reason: str) -> None:
+        """End a job that scd cannot go on with, with all that is live of it."""
+        row = {"job_hash": job_hash, "reason": reason, "at": time.time()}
+        for statement in (_FAIL_ATTEMPTS, _FAIL_NODES, _FAIL_JOB):
+            await db.execute(statement, row)
 
     async def forget_archive(self, db: aiosqlite.Connection, job_hash: str, archive: str) -> None:
         row = {"job_hash": job_hash, "archive": archive}

@@ -1,4 +1,8 @@
-"""Space that is held back, and given up when the disk is full: what must be written then, or deleted, still can be."""
+"""Space that is held back, and given up when the disk is full: what must be written then, or deleted, still can be.
+
+It goes a slice at a time. What filled the disk takes the first of them too, and fails at its next write; the later ones
+are left for the database.
+"""
 
 import contextlib
 import os
@@ -7,6 +11,7 @@ from pathlib import Path
 
 _SIZE = 8 * 2**20
 _FRACTION = 16  # of a small disk
+_SLICES = 8
 _HEADROOM = 4  # times the reserve must be free before it is taken back
 
 
@@ -17,15 +22,18 @@ class Reserve:
         self._path = path
 
     @property
-    def held(self) -> bool:
-        return self._path.exists()
+    def size(self) -> int:
+        """Bytes that are held."""
+        with contextlib.suppress(OSError):
+            return self._path.stat().st_size
+        return 0
 
     def hold(self) -> bool:
-        """Set the space aside if there is room for it; whether it is held."""
-        if self.held:
-            return True
+        """Set the whole of it aside if there is room for that; whether it is held."""
         disk = shutil.disk_usage(self._path.parent)
         size = min(_SIZE, disk.total // _FRACTION)
+        if self.size >= size:
+            return True
         if disk.free < _HEADROOM * size:
             return False
         try:
@@ -36,12 +44,22 @@ class Reserve:
             finally:
                 os.close(fd)
         except OSError:
-            self.release()
-        return self.held
+            self._shrink(0)
+        return self.size >= size
 
     def release(self) -> bool:
-        """Give it up; whether there was one."""
+        """Give up a slice; whether there was one."""
+        held = self.size
+        if not held:
+            return False
+        full = min(_SIZE, shutil.disk_usage(self._path.parent).total // _FRACTION)
+        return self._shrink(max(0, held - max(1, full // _SLICES)))
+
+    def _shrink(self, size: int) -> bool:
         with contextlib.suppress(OSError):
-            self._path.unlink()
+            if size:
+                os.truncate(self._path, size)
+            else:
+                self._path.unlink()
             return True
         return False

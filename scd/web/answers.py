@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import sqlite3
 from collections.abc import Mapping
 
 import msgspec
@@ -11,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from ..errors import DiskFull, Forbidden, ScdError
+from ..store import is_full
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,4 @@ def _failure(message: str, status: str, code: int, headers: Mapping[str, str] | 
 
 
 def _is_disk_full(error: Exception) -> bool:
-    if isinstance(error, sqlite3.Error):
-        return error.sqlite_errorcode == sqlite3.SQLITE_FULL
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_full(error) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))

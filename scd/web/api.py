@@ -5,7 +5,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -28,11 +28,13 @@ from ..spool import Spool
 from ..store import JobStore, UsageStore
 from ..units import format_size
 from .answers import JsonAnswer
+from .held import Held
 from .multipart import Event, PartBegin, PartEnd, events
 from .progress import Progress, ended, running
-from .schemas import Submission, body, check_hash, decode_submission, required_hash
+from .schemas import body, check_hash, decode_submission, required_hash
 
 _CHUNK = 2**18
+_LARGE_AT_ONCE = 2  # submissions of a hundred megabytes, whole in memory
 _RESULT_SUFFIX = ".tar.gz"
 
 
@@ -55,9 +57,19 @@ class Services(msgspec.Struct):
     draining: Callable[[], str]  # why no new jobs are taken, "" if they are
 
 
+class Asked(NamedTuple):
+    """A submission, but for its manifest and its import."""
+
+    user: str
+    manifest: manifest.Manifest
+    resumed: str | None  # the job that it resumes, if there is no import
+    fingerprint: str
+
+
 class Api:
     def __init__(self, services: Services):
         self._s = services
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     def routes(self) -> list[Route]:
         """Each path with and without the trailing slash: a redirect would turn the POST into a GET."""
@@ -110,35 +122,48 @@ class Api:
         if reason := self._s.draining():
             raise BadRequest(f"This server takes no new jobs at the moment: {reason}")
         parts = events(request.headers.get("content-type"), request.stream())
-        submission = await self._params(parts)
+        held = Held(self._s.spool.staging, self._s.intake.check_space)
+        try:
+            await self._take_params(parts, held)
+            async with self._large if held.is_large else contextlib.nullcontext():
+                asked = await self._understand(held)
+            job_hash = await self._submit(asked, held, parts, int(announced) if announced.isdigit() else 0)
+        finally:
+            held.close()
+        if not await _has_left(request):
+            await self._s.intake.answered(job_hash)
+        answer = {"message": f"Job {job_hash} is queued.", "interval": config.server.progress_interval}
+        return JsonAnswer({**answer, "job_hash": job_hash})
+
+    async def _understand(self, held: Held) -> Asked:
+        """Who asks for what. ``held`` is the manifest alone then; only here all of it is in memory."""
+        submission = await asyncio.to_thread(decode_submission, await held.read())
         user = await self._s.auth.authenticate(submission.params.username, submission.params.key)
         found = await asyncio.to_thread(manifest.decode, submission.cfg)
         if "slurm" in found.schedulers:
             raise BadRequest("This server has no Slurm cluster. Unset option,scheduler,name and submit again.")
         resumed = submission.params.job_hash
         fingerprint = await asyncio.to_thread(digest, user, resumed, submission.cfg)
+        await held.replace(submission.cfg)
+        return Asked(user, found, resumed, fingerprint)
+
+    async def _submit(self, asked: Asked, held: Held, parts: AsyncIterator[Event], announced: int) -> str:
+        """The hash of the job that is made, resumed, or was made by the request that this one repeats."""
+        user, found, resumed, fingerprint = asked
         head = await self._import_head(parts)
         if head == b"":  # the client's file is at its end: it repeats a request that was not answered in time
-            job_hash = await self._s.intake.retried(user, fingerprint)
-        else:
-            allowed = config.limits_of(user)
-            limits.admit(allowed, await self._used(user), len(found.nodes))
-            if head is None:
-                if resumed is None:
-                    raise BadRequest("The part import is missing, and no job_hash says which job to resume.")
-                job_hash = await self._s.intake.resume(resumed, user, fingerprint, found, submission.cfg)
-            else:
-                await asyncio.to_thread(self._s.intake.check_space, int(announced) if announced.isdigit() else 0)
-                upload = _part_data(head, parts)
-                job_hash = await self._s.intake.new(user, fingerprint, found, submission.cfg, upload)
-        if not await request.is_disconnected():
-            await self._s.intake.answered(job_hash)
-        answer = {"message": f"Job {job_hash} is queued.", "interval": config.server.progress_interval}
-        return JsonAnswer({**answer, "job_hash": job_hash})
+            return await self._s.intake.retried(user, fingerprint)
+        if head is not None or resumed is None or not await self._s.intake.resumed(resumed, fingerprint):
+            limits.admit(self._s.config.limits_of(user), await self._used(user), len(found.nodes))
+        if head is None:
+            if resumed is None:
+                raise BadRequest("The part import is missing, and no job_hash says which job to resume.")
+            return await self._s.intake.resume(resumed, user, fingerprint, found, held.write_to)
+        await asyncio.to_thread(self._s.intake.check_space, announced)
+        return await self._s.intake.new(user, fingerprint, found, held.write_to, _part_data(head, parts))
 
-    async def _params(self, parts: AsyncIterator[Event]) -> Submission:
+    async def _take_params(self, parts: AsyncIterator[Event], held: Held) -> None:
         most = self._s.config.server.max_manifest
-        data = bytearray()
         begun = False
         async for event in parts:
             if isinstance(event, PartBegin):
@@ -146,11 +171,11 @@ class Api:
                     raise BadRequest(f"The first part must be params, not {event.name!r}.")
                 begun = True
             elif isinstance(event, PartEnd):
-                return await asyncio.to_thread(decode_submission, bytes(data))
-            elif len(data) + len(event) > most:
+                return
+            elif held.size + len(event) > most:
                 raise TooLarge(f"The manifest is larger than the {format_size(most)} allowed here.")
             else:
-                data += event
+                await held.add(event)
         raise BadRequest("The part params is missing." if not begun else "The part params ends too early.")
 
     async def _import_head(self, parts: AsyncIterator[Event]) -> bytes | None:
@@ -219,7 +244,9 @@ class Api:
         if temporary:
             await asyncio.to_thread(path.unlink)
         try:
-            limits.check_result(self._s.config.limits_of(user), size, str(path))
+            # Within the spool: where that lies is not for clients.
+            where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"
+            limits.check_result(self._s.config.limits_of(user), size, where)
         except BaseException:
             file.close()
             raise
@@ -272,6 +299,15 @@ class Api:
 
     def _waiting(self, job: Job | Tombstone) -> JobView:
         return JobView(job.job_hash, job.user, job.state, job.reason, {}, 0)
+
+
+async def _has_left(request: Request) -> bool:
+    """Whether the client gave the answer up. Behind a large body uvicorn reads no further, and sees that late."""
+    for _ in range(3):
+        if await request.is_disconnected():
+            return True
+        await asyncio.sleep(0.001)
+    return await request.is_disconnected()
 
 
 async def _part_data(head: bytes, parts: AsyncIterator[Event]) -> AsyncIterator[bytes]:

@@ -1,6 +1,7 @@
 """The ASGI application."""
 
 import sqlite3
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,20 +16,30 @@ from .answers import JsonAnswer, on_error
 from .api import Api, Services
 from .guard import Guard
 
+_OPENAPI = Path(__file__).with_name("openapi.yaml")
+
 
 def build(services: Services) -> Starlette:
+    description = _OPENAPI.read_bytes()
+
     async def healthz(_: Request) -> Response:
         await services.store.database.read("SELECT 1")
         return JsonAnswer({"status": "ok"})
 
-    return Starlette(
+    async def openapi(_: Request) -> Response:
+        return Response(description, media_type="application/yaml")
+
+    app = Starlette(
         routes=[
             *Api(services).routes(),
             *Admin(services.scheduler, services.executor, services.store, services.spool).routes(),
             Route("/healthz", healthz, methods=["GET"]),
+            Route("/openapi.yaml", openapi, methods=["GET"]),
         ],
         middleware=[Middleware(Guard, hosts=services.config.server.hosts)],
         exception_handlers=dict.fromkeys(
             (ScdError, HTTPException, ClientDisconnect, OSError, sqlite3.Error, Exception), on_error
         ),
     )
+    app.router.redirect_slashes = False  # the client would follow it with another method
+    return app

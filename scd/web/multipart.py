@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import msgspec
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ..errors import BadRequest
@@ -61,14 +61,14 @@ class _Collector:
                 "on_part_end": self._on_part_end,
                 "on_end": self._on_end,
             })  # fmt: skip
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise BadRequest(f"The multipart body is damaged: {error}.") from None
 
     def feed(self, chunk: bytes) -> list[Event]:
         self._found = []
         try:
             self._parser.write(chunk)
-        except MultipartParseError as error:
+        except FormParserError as error:
             raise BadRequest(f"The multipart body is damaged: {error}.") from None
         return self._found
 

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
@@ -14,13 +15,15 @@ from starlette.applications import Starlette
 from ..config import Config, split_address
 from ..errors import ConfigError
 from ..systemd import notify
+from .doors import Doors, affordable
+from .pace import Gate
 from .progress import Progress
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 2048
 _KEEP_ALIVE = 15
 _STOP_DEADLINE = 10
+_FIRST_REQUEST = 1.0
 
 Duty = Callable[[], Awaitable[None]]
 
@@ -31,26 +34,45 @@ class Server(uvicorn.Server):
     ``last_duty`` is done at the first signal, while requests are still answered.
     """
 
-    def __init__(self, app: Starlette, progress: Progress, banner: str, last_duty: Duty):
+    def __init__(self, app: Starlette, config: Config, progress: Progress, banner: str, last_duty: Duty):
         super().__init__(
             uvicorn.Config(
-                app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-                server_header=False, proxy_headers=False, backlog=_BACKLOG, timeout_keep_alive=_KEEP_ALIVE,
-                timeout_graceful_shutdown=_STOP_DEADLINE,
+                app, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                proxy_headers=False, timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=_STOP_DEADLINE,
             )
         )  # fmt: skip
+        own = config.server
+        self._gate = Gate(affordable(own.max_connections), own.max_connections_per_address, own.min_rate)
+        self._doors: Doors | None = None
         self._progress = progress
         self._banner = banner
         self._last_duty = last_duty
         self._leaving: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.stopping = False
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+        await super().startup([])
+        self._doors = Doors(sockets or [], self._protocol, self._gate)
+        self._doors.open()
         log.info("%s", self._banner)
         notify("READY=1")
+
+    def _protocol(self) -> asyncio.Protocol:
+        return self._gate.protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn cuts off who has connected and whose request has not been read yet: let these requests come first."""
+        if self._doors is not None:
+            await self._doors.close()
+        deadline = time.monotonic() + _FIRST_REQUEST
+        while not self.force_exit and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            if all(getattr(connection, "cycle", True) for connection in self.server_state.connections):
+                break
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         """The first signal answers what is in flight, the second does not wait for it."""
@@ -60,13 +82,19 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._leave)
         self.stopping = True
 
+    def fail(self) -> None:
+        """Stop, since something else of the daemon has failed: answers are given, no duty is done."""
+        self.failed = self.stopping = True
+        self._leave()
+
     def _leave(self) -> None:
         notify("STOPPING=1")
         self._leaving = asyncio.create_task(self._do_last_duty())
 
     async def _do_last_duty(self) -> None:
         try:
-            await self._last_duty()
+            if not self.failed:
+                await self._last_duty()
         except Exception:
             log.exception("stopping in spite of this")
         self._progress.stop()
@@ -87,7 +115,8 @@ def bind(config: Config) -> list[socket.socket]:
 def _bind_tcp(address: str) -> socket.socket:
     host, port = split_address(address)
     (family, *_, target), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's delay off only where it reads the protocol: without, a body waits 40 ms behind its headers.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(target)
     return listener

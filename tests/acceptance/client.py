@@ -2,8 +2,9 @@
 
 ``client.py FLOW CREDENTIALS|local DIRECTORY [KEY=VALUE...]`` builds a flow by name, runs it and writes
 ``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma separated),
-``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` (seconds, of the step work), ``maxnodes``,
-``manifest`` (go on with the project in this file). It must run under every SiliconCompiler version that scd supports.
+``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number, of the step
+work), ``maxnodes``, ``manifest`` (go on with the project in this file). It must run under every SiliconCompiler version
+that scd supports.
 """
 
 import json
@@ -181,6 +182,8 @@ def build(name: str, directory: Path, options: dict[str, str]) -> Any:
         task = ImportFilesTask.find_task(project)
         task.set_dataroot("here", str(directory))
         task.add_import_file("script.sh", dataroot="here")
+        if "threads" in options:
+            ExecInputTask.find_task(project).set_threads(int(options["threads"]))
     project.option.set_builddir(str(directory / "build"))
     set_options(project, options)
     return project

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from ..harness import RUNTIME, Daemon, run_client, start_client
 
@@ -87,6 +90,26 @@ def test_resume_runs_only_what_is_not_done(tmp_path: Path, new_daemon: NewDaemon
     second = run_client(tmp_path, "work", daemon, f"manifest={manifest}")
     assert second["job_hash"] == first["job_hash"], f"a new job was made:\n{second['log']}"
     assert second["statuses"] == {"get/0": "success", "work/0": "success", "after/0": "success"}, second["log"]
+    attempts = daemon.rows("SELECT step, count(*) AS n FROM attempts WHERE step <> '' GROUP BY step")
+    assert {row["step"]: row["n"] for row in attempts} == {"get": 1, "work": 2, "after": 1}
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["", "and-a-crash"])
+def test_a_resume_after_a_cancel(tmp_path: Path, new_daemon: NewDaemon, *, restarted: bool) -> None:
+    daemon = new_daemon()
+    script = "[ -e ../../../once ] || { touch ../../../once; sleep 300; }"
+    client = start_client(tmp_path, "work", daemon, f"script={script}")
+    job_hash = wait_for_job(daemon)
+    daemon.wait_for_node(job_hash, "work0", "running")
+    sc_remote(tmp_path, "-cancel")
+    client.communicate(timeout=60)
+    if restarted:
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+    manifest = tmp_path / "build" / "top" / "job0" / "sc_remote.pkg.json"
+    second = run_client(tmp_path, "work", daemon, f"manifest={manifest}")
+    assert second["job_hash"] == job_hash, f"a new job was made:\n{second['log']}"
+    assert set(second["statuses"].values()) == {"success"}, second["log"]
     attempts = daemon.rows("SELECT step, count(*) AS n FROM attempts WHERE step <> '' GROUP BY step")
     assert {row["step"]: row["n"] for row in attempts} == {"get": 1, "work": 2, "after": 1}
 

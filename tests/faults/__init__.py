@@ -1,1 +1,1 @@
-"""Faults injected for real into a real daemon: see docs/RELIABILITY.md, and run ``make faults``."""
+"""Faults injected for real into a real daemon and its jobs: ``make faults``. What it shows: docs/RELIABILITY.md."""

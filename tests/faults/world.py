@@ -1,83 +1,115 @@
-"""A daemon, its jobs, and the proof of what really ran: each node writes a line into a file of its own."""
+"""A daemon, submissions to it, and the proof of what really ran: each scripted node writes a line where it ran."""
 
 import copy
 import gzip
 import itertools
-import os
 import random
-import shutil
-import signal
+import re
 import subprocess
 import sys
+import tarfile
+import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from scd.procfs import tree
-
 from ..harness import Daemon, Json
 from ..integration.submission import collected, manifest, set_value
+from .inject import alive, eventually
 from .tally import Tally
 
 FINAL = ("completed", "failed", "canceled", "rejected", "timeout")
-_PROOF = "echo $PWD >>$HOME/proof; {then}"  # the one place that a job can write, kept as long as the job
+PROOF = "echo $PWD >>../../../ran; {then}"  # beside the nodes' directories, which SiliconCompiler makes anew
+_SCRIPTED = {"work": 1, "workers": 4}  # nodes that leave a proof
 
 
 class World:
-    """One daemon on a state directory, submissions to it, and what must be true of them at the end."""
+    """One daemon on a state directory, what it promised, and whether that is what came of it."""
 
     def __init__(self, directory: Path, rng: random.Random, tally: Tally, config: str = "", **options: Any):
+        self.directory = directory
         self.rng = rng
         self.tally = tally
-        self.daemon = Daemon(directory / "scd", config, **options)
-        self.expected: dict[str, str] = {}
+        directory.mkdir(parents=True, exist_ok=True)
+        self.daemon = Daemon(directory / "scd", config, **{"paths": 'min_free = "0"', **options})
+        self.promised: dict[str, str] = {}  # the final status of each acknowledged job, "" if any true one will do
+        self.failing = False  # system calls fail: an answer may be 500
+        self.retries = 0  # as configured
         self._numbers = itertools.count(1)
+        self._background: list[threading.Thread] = []
 
-    def manifest(self, flow: str, then: str = "true") -> Json:
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.daemon.end_everything()
+
+    # -- submissions
+
+    def manifest(self, flow: str, then: str = "true", *options: str) -> Json:
         """A job that no other equals. Its scripted nodes prove that they ran, then do ``then``."""
-        cfg = copy.deepcopy(manifest(flow, *_options(flow, then)))
+        cfg = copy.deepcopy(manifest(flow, *_options(flow, then, options)))
         return set_value(cfg, f"j{next(self._numbers)}", "option", "jobname")
 
-    def proofs(self) -> list[str]:
-        """The working directories in which a scripted node ran, as often as it ran there."""
-        files = (self.daemon.state / "spool" / "jobs").glob("??/*/work/proof")
-        return [line for file in files for line in file.read_text().splitlines()]
+    def again(self, job_hash: str, *options: str) -> Json:
+        """The manifest to resume a job of the flow ``work`` with."""
+        (row,) = self.daemon.rows("SELECT jobname FROM jobs WHERE job_hash = ?", job_hash)
+        return set_value(copy.deepcopy(manifest("work", *options, "threads=1")), row["jobname"], "option", "jobname")
 
-    def submit(self, flow: str = "workers", then: str = "true", status: str = "completed") -> str | None:
-        """Submit as the client does; the hash if it was acknowledged, None if the answer did not come."""
-        cfg = self.manifest(flow, then)
+    def submit(self, flow: str = "workers", then: str = "true", status: str = "completed", *options: str) -> str | None:
+        """Submit as the client does; the hash if it was acknowledged, None if it was refused or not answered."""
         try:
-            answer = self.daemon.submit(cfg, collected(flow, *_options(flow, then)))
+            answer = self.daemon.submit(
+                self.manifest(flow, then, *options), collected(flow, *_options(flow, then, options))
+            )
         except httpx2.TransportError:
             return None
         return self.note(answer, status)
 
+    def submit_aside(self, flow: str, then: str = "true") -> None:
+        """``submit`` beside what goes on; ``join`` waits for it."""
+        thread = threading.Thread(target=self.submit, args=(flow, then))
+        self._background.append(thread)
+        thread.start()
+
+    def join(self) -> None:
+        while self._background:
+            self._background.pop().join()
+
     def note(self, answer: httpx2.Response, status: str = "completed") -> str | None:
         """An answer to a submission: a hash is a promise, anything else must be an honest refusal."""
         if answer.status_code != 200:
-            self.tally.expect(answer.status_code in (400, 500, 503, 507), f"remote_run: {answer.status_code}")
+            self.tally.facts["submissions refused"] += 1
+            self.tally.expect(answer.json()["message"], f"remote_run: {answer.status_code} without a word")
+            honest = answer.status_code in (503, 507) or (answer.status_code == 500 and self.failing)
+            self.tally.expect(honest, f"remote_run: {answer.status_code} {answer.text}")
             self.tally.expect("Traceback" not in answer.text, "a traceback was shown")
             return None
         job_hash = str(answer.json()["job_hash"])
-        self.expected[job_hash] = status
+        self.tally.expect(job_hash not in self.promised, f"two submissions were given one hash {job_hash}")
+        self.promised[job_hash] = status
         self.tally.acknowledged += 1
         return job_hash
 
+    # -- what there is
+
+    def jobs(self) -> dict[str, str]:
+        return {row["job_hash"]: row["state"] for row in self.daemon.rows("SELECT job_hash, state FROM jobs")}
+
     def unfinished(self) -> list[str]:
-        rows = self.daemon.rows(f"SELECT job_hash FROM jobs WHERE state NOT IN {FINAL}")
-        return [row["job_hash"] for row in rows]
+        return [job_hash for job_hash, state in self.jobs().items() if state not in FINAL]
 
     def journals(self) -> Iterator[tuple[str, list[Json]]]:
-        for path in (self.daemon.state / "spool" / "jobs").glob("??/*/control/events.jsonl"):
+        for path in self.daemon.jobs.glob("??/*/control/events.jsonl"):
             yield path.parts[-3], self.daemon.journal(path.parts[-3])
 
     def live_nodes(self) -> dict[int, tuple[str, str]]:
-        """The processes of nodes that run now: job and attempt by pid."""
+        """The processes of nodes and preparations that run now: job and attempt by pid."""
         found = {}
         for job_hash, records in self.journals():
             ended = {record["name"] for record in records if record["type"] == "ended"}
@@ -86,141 +118,136 @@ class World:
                     found[int(record["pid"])] = (job_hash, record["name"])
         return found
 
-    def settle(self, timeout: float = 120) -> None:
-        """Wait for the end of all jobs, then compare what was promised with what is."""
-        deadline = time.monotonic() + timeout
-        while self.unfinished() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for job_hash in self.unfinished():
-            self.tally.blame("lost", f"job {job_hash} never ended")
-        for job_hash, status in self.expected.items():
-            answer = self.daemon.progress(job_hash)
-            while answer.get("status") == "running":  # the last node states are told in this form
-                answer = self.daemon.progress(job_hash)
-            if answer["code"] == 404:
-                self.tally.blame("lost", f"job {job_hash} is unknown")
-            elif answer["status"] != status:
-                self.tally.blame("wrong", f"job {job_hash} is {answer['status']} ({answer['message']}), not {status}")
-        self.check_nodes()
-        self.check_archives()
+    def ended(self) -> set[str]:
+        """The attempts that a shim saw end."""
+        return {record["name"] for _, records in self.journals() for record in records if record["type"] == "ended"}
 
-    def check_nodes(self) -> None:
-        """No node ran twice, by its own word, the journal's, and the database's."""
-        for place, times in Counter(self.proofs()).items():
-            if times > 1:
-                self.tally.blame("doubled", f"{place} ran {times} times")
+    def proofs(self) -> Counter[str]:
+        """How often each scripted node ran, by its directory."""
+        lines: list[str] = []
+        for path in self.daemon.jobs.glob("??/*/work/*/*/ran"):
+            lines += path.read_text().splitlines()
+        return Counter(lines)
+
+    # -- what must be true
+
+    def expect_adopted(self, live: dict[int, tuple[str, str]]) -> None:
+        """What ran before the daemon died runs on, or has ended by itself."""
+        self.tally.facts["live nodes at a kill"] += len(live)
+        for pid, (job_hash, name) in live.items():
+            there = eventually(lambda: alive(pid) or name in self.ended(), 5)  # noqa: B023 - called in this round
+            self.tally.expect(there, f"{job_hash}: {name} (pid {pid}) did not survive the daemon")
+
+    def settle(self, timeout: float = 180) -> None:
+        """Wait for the end of all jobs, then compare what was promised with what is."""
+        self.join()
+        eventually(lambda: not self.unfinished(), timeout)
+        for job_hash in self.unfinished():
+            self.tally.lose(f"job {job_hash} never ended")
+        for job_hash, status in self.promised.items():
+            self._check_answer(job_hash, status)
+        for job_hash, state in self.jobs().items():
+            self._check_status(job_hash, state)
+        self._check_runs()
+        self._check_archives()
+
+    def _check_answer(self, job_hash: str, status: str) -> None:
+        answer = self.daemon.progress(job_hash)
+        deadline = time.monotonic() + 20
+        while answer.get("status") == "running" and time.monotonic() < deadline:
+            answer = self.daemon.progress(job_hash)  # the last node states, and the reason, are told in this form
+        if answer["code"] == 404:
+            self.tally.lose(f"job {job_hash} is unknown")
+        elif answer["status"] != (status or answer["status"]):
+            self.tally.expect(False, f"job {job_hash} is {answer['status']} ({answer['message']}), not {status}")
+
+    def _check_status(self, job_hash: str, state: str) -> None:
+        """Completed is a job of which all went well, and no other; who did not complete says why."""
+        nodes = self.daemon.rows("SELECT step, state, attempt FROM nodes WHERE job_hash = ?", job_hash)
+        good = bool(nodes) and all(node["state"] in ("success", "skipped") for node in nodes)
+        if state in FINAL:
+            self.tally.expect((state == "completed") == good, f"job {job_hash} is {state}, its nodes: {nodes}")
+        (row,) = self.daemon.rows("SELECT reason FROM jobs WHERE job_hash = ?", job_hash)
+        self.tally.expect(row["reason"] or state not in FINAL or good, f"job {job_hash} is {state} without a reason")
+
+    def _check_runs(self) -> None:
+        """No node ran twice, by its own word, by the journal's, and by the database's; each success did run."""
+        proofs = self.proofs()
+        for place, times in proofs.items():
+            if times > 1 + self.retries:
+                self.tally.double(f"{place} ran {times} times")
         for job_hash, records in self.journals():
             names = Counter(record["name"] for record in records if record["type"] == "started")
-            for name, times in names.items():
-                if times > 1:
-                    self.tally.blame("doubled", f"{job_hash}: {name} was started {times} times")
-        for row in self.daemon.rows("SELECT * FROM nodes WHERE attempt > 1"):
-            self.tally.blame("doubled", f"{row['job_hash']}.{row['step']}/{row['index']}: {row['attempt']} attempts")
+            for name in (name for name, times in names.items() if times > 1):
+                self.tally.double(f"{job_hash}: {name} was started {names[name]} times")
+        for row in self.daemon.rows('SELECT job_hash, step, "index", state, attempt FROM nodes'):
+            where = f"{row['job_hash']}.{row['step']}/{row['index']}"
+            if row["attempt"] > 1 + self.retries:
+                self.tally.double(f"{where}: {row['attempt']} attempts")
+            if row["step"] == "work" and row["state"] == "success":
+                ran = any(re.search(rf"/{row['job_hash']}/.*/work/{row['index']}$", place) for place in proofs)
+                self.tally.expect(ran, f"{where} is a success and never ran")
+        self.tally.facts["nodes run"] += sum(proofs.values())
 
-    def check_archives(self) -> None:
+    def expect_logs(self) -> None:
+        """Of each node that began, however it was lost, there is an archive with what it left."""
+        for row in self.daemon.rows(
+            "SELECT name, reason FROM attempts WHERE step <> '' AND started IS NOT NULL AND archive IS NULL"
+        ):
+            self.tally.expect(False, f"{row['name']} ({row['reason']}) left no logs")
+
+    def _check_archives(self) -> None:
         """Whatever is served is whole, and no success is without its archive."""
-        rows = self.daemon.rows("SELECT job_hash, step, state, archive FROM attempts WHERE state IS NOT NULL")
-        for row in rows:
+        for row in self.daemon.rows("SELECT job_hash, step, state, archive FROM attempts WHERE state IS NOT NULL"):
             what = f"{row['job_hash']}: the archive of {row['step'] or 'the set-up'}"
             if row["archive"] is None:
                 self.tally.expect(row["state"] != "success", f"{what} is missing, and it is a success")
                 continue
-            path = self.daemon.job_directory(row["job_hash"]) / "archives" / row["archive"]
-            if path.parent.exists():
-                self.tally.expect(whole(path), f"{what} is damaged")
+            directory = self.daemon.job_directory(row["job_hash"]) / "archives"
+            if directory.exists():
+                self.tally.expect(whole(directory / row["archive"]), f"{what} is damaged")
 
-    def check_tidy(self) -> None:
-        """Nothing is left of what failed: staging is empty, disk and database fit together."""
-        left = list((self.daemon.state / "spool" / "staging").iterdir())
-        self.tally.expect(not left, f"left in staging: {left}")
+    def expect_tidy(self) -> None:
+        """Nothing is left of what failed or is over: no process, nothing in staging; disk and database agree."""
+        staging = self.daemon.state / "spool" / "staging"
+        self.tally.expect(eventually(lambda: not list(staging.iterdir()), 15), "something is left in staging")
+        left = eventually(lambda: self.daemon.processes() <= {self.daemon.pid}, 15)
+        self.tally.expect(left, f"processes are left of jobs that ended: {self.daemon.processes()}")
         done = subprocess.run(
             [sys.executable, "-m", "scd.cli.main", "-c", str(self.daemon.file), "check"], capture_output=True, text=True
         )
         self.tally.expect(done.returncode == 0, f"scdctl check: {done.stdout}{done.stderr}")
 
-    def close(self) -> None:
-        self.daemon.end_everything()
 
-
-def _options(flow: str, then: str) -> list[str]:
-    return [f"script={_PROOF.format(then=then)}"] if flow in ("work", "workers") else []
+def _options(flow: str, then: str, options: tuple[str, ...]) -> tuple[str, ...]:
+    return (*options, f"script={PROOF.format(then=then)}", "threads=1") if flow in _SCRIPTED else options
 
 
 class Canaries:
-    """Processes of nobody's concern: whoever signals one of them has mistaken its pid."""
+    """Processes of nobody's concern: whoever ends one has mistaken its pid."""
 
-    def __init__(self, count: int = 8):
-        self._sleepers = [subprocess.Popen(["sleep", "7777"], start_new_session=True) for _ in range(count)]
+    def __init__(self, tally: Tally, number: int = 8):
+        self._tally = tally
+        self._sleepers = [subprocess.Popen(["sleep", "7777"], start_new_session=True) for _ in range(number)]
 
-    def check(self, tally: Tally) -> None:
+    def __enter__(self) -> list[int]:
+        return [sleeper.pid for sleeper in self._sleepers]
+
+    def __exit__(self, *_: object) -> None:
         for sleeper in self._sleepers:
-            tally.expect(sleeper.poll() is None, f"a foreign process (pid {sleeper.pid}) was ended")
-
-    def close(self) -> None:
-        for sleeper in self._sleepers:
+            self._tally.expect(sleeper.poll() is None, f"a foreign process (pid {sleeper.pid}) was ended")
             sleeper.kill()
             sleeper.wait()
 
 
-class Strace:
-    """Injects into a process that runs: ``inject`` is as in ``strace -e inject=``. Not into what it execs."""
-
-    def __init__(self, pid: int, syscall: str, inject: str, log: Path):
-        self.log = log
-        self._process = subprocess.Popen(
-            ["strace", "-f", "-b", "execve", "-p", str(pid), "-o", str(log), "-e", f"trace={syscall}",
-             "-e", f"inject={syscall}:{inject}"],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert self._process.stderr is not None
-        self._process.stderr.readline()  # "Process N attached"
-
-    def stop(self) -> int:
-        """Detach; how often it struck."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-        self._process.communicate()
-        text = self.log.read_text() if self.log.exists() else ""
-        return text.count("(INJECTED)") + text.count("+++ killed by SIGKILL +++") // max(1, text.count("SIGKILL") or 1)
-
-
-def have_strace() -> bool:
-    return shutil.which("strace") is not None
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
-
-
-def kill(pids: Sequence[int]) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 30) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
-
-
-def family(pid: int) -> set[int]:
-    return tree(pid)
-
-
 def whole(path: Path) -> bool:
+    """Whether it is a gzip tar to its last byte."""
     try:
-        with gzip.open(path) as file:
-            while file.read(2**20):
+        with gzip.open(path) as plain, tarfile.open(fileobj=plain) as tar:
+            for _ in tar:
                 pass
-    except (OSError, EOFError, zlib.error):
+            while plain.read(2**20):
+                pass
+    except (OSError, EOFError, zlib.error, tarfile.TarError):
         return False
     return True

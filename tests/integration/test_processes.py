@@ -267,40 +267,21 @@ def test_sigterm_leaves_the_jobs_and_answers_what_is_in_flight(new_daemon: NewDa
     assert daemon.wait(job_hash)["status"] == "completed"
 
 
-_HAND_IN = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.set_inheritable(3, True)
-os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
-os.execv(sys.executable, [sys.executable, "-m", "scd.daemon", "-c", sys.argv[2]])
-"""
-
-
 def test_a_socket_that_is_handed_in_outlives_a_restart(tmp_path: Path) -> None:
     """As scd.socket does it: a client that comes meanwhile waits in the backlog."""
     daemon = Daemon(tmp_path)
-
-    def run() -> subprocess.Popen[bytes]:
-        with open(daemon.log, "ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-c", _HAND_IN, str(held.fileno()), str(daemon.file)],
-                pass_fds=[held.fileno()], stdout=log, stderr=log,
-            )  # fmt: skip
-
     with socket.create_server(("127.0.0.1", daemon.port), backlog=64) as held:
-        first = run()
+        daemon.spawn(held=held)
         assert daemon.post("/check_server/").json()["status"] == "ready"
-        first.kill()
-        first.wait()
+        daemon.stop(signal.SIGKILL)
         answers: list[int] = []
         client = threading.Thread(target=lambda: answers.append(daemon.post("/check_server/").status_code))
         client.start()
         time.sleep(0.5)
         assert answers == []
-        second = run()
+        daemon.spawn(held=held)
         client.join(30)
-        second.terminate()
-        assert second.wait(30) == 0
+        assert daemon.stop() == 0
         assert answers == [200], daemon.log.read_text()
 
 

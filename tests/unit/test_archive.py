@@ -13,7 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scd.archive import Refused, pack, read_member, remove_tree, unpack
+from scd.archive import pack, read_member, remove_tree
+from scd.tar import Refused
+from scd.unpack import Limits, unpack
+
+from ..security import tarbytes
+from ..security.tarbytes import data, extended, header
 
 Make = Callable[[tarfile.TarFile], object]
 
@@ -47,7 +52,7 @@ def archive(make: Make, layout: int = tarfile.PAX_FORMAT) -> io.BytesIO:
 def extract(source: io.BytesIO, root: Path, *, max_bytes: int = 2**20, max_members: int = 100) -> Path:
     target = root / "outer" / "target"
     target.mkdir(parents=True)
-    unpack(source, target, max_bytes, max_members)
+    unpack(source, target, Limits(max_bytes, max_members, 10_000))
     return target
 
 
@@ -63,6 +68,10 @@ HOSTILE: dict[str, tuple[Make, str]] = {
     "link-over-link": (lambda t: (link(t, "a", "b"), link(t, "c", "a/d")), "leads over another link"),
     "link-to-link": (lambda t: (link(t, "a", "."), link(t, "b", "a")), "leads over another link"),
     "link-to-later-link": (lambda t: (link(t, "b", "a/.."), link(t, "a", "d"), link(t, "a/x", "y")), "link"),
+    "link-to-later-link-and-up": (
+        lambda t: (link(t, "b", "a/../a/.."), link(t, "a", ".")),
+        "the link 'b' leads down and up again",
+    ),
     "link-becomes-target": (lambda t: (link(t, "b", "a/c"), link(t, "a", "d")), "a link leads to the link 'a'"),
     "hardlink-out": (lambda t: link(t, "a", "../../etc/passwd", tarfile.LNKTYPE), "leads out of the job's directory"),
     "hardlink-absolute": (lambda t: link(t, "a", "/etc/passwd", tarfile.LNKTYPE), "leads out of the job's directory"),
@@ -81,7 +90,10 @@ HOSTILE: dict[str, tuple[Make, str]] = {
         lambda t: t.addfile(entry("harmless", pax_headers={"path": "../../escaped"})),
         "leads out of the job's directory",
     ),
-    "too-long": (lambda t: file(t, "d/" * 2100 + "f"), "too long"),
+    "too-long": (lambda t: file(t, "d/" * 2100 + "f"), "has more than 2048 bytes"),
+    "too-deep": (lambda t: file(t, "d/" * 100 + "f"), "lies more than 100 directories deep"),
+    "too-long-a-part": (lambda t: file(t, "n" * 256), "has more than 255 bytes"),
+    "control-character": (lambda t: file(t, "a\x1b[31m"), "holds a control character"),
     "bytes": (lambda t: file(t, "a", b"0" * (2**20 + 1)), "unpacks to more than 1048576 bytes"),
     "members": (lambda t: [file(t, f"f{n}") for n in range(101)], "has more than 100 members"),
 }
@@ -107,51 +119,27 @@ def test_gnu_long_names_are_checked_too(tmp_path: Path) -> None:
 # -- made byte by byte, as no library writes them
 
 
-def header(name: bytes, kind: bytes = b"0", size: bytes = b"0", link: bytes = b"", mode: bytes = b"644") -> bytes:
-    """A ustar header; numbers are octal digits, or raw base-256."""
-    head = bytearray(512)
-    fields = {0: name[:100], 100: mode, 108: b"0", 116: b"0", 124: size, 136: b"0", 156: kind, 157: link[:100]}
-    for offset, value in fields.items():
-        head[offset : offset + len(value)] = value
-    head[257:265] = b"ustar\x0000"
-    head[148:156] = b" " * 8
-    head[148:155] = b"%06o\0" % sum(head)
-    return bytes(head)
-
-
-def data(content: bytes) -> bytes:
-    return content + bytes(-len(content) % 512)
-
-
-def extended(kind: bytes, content: bytes) -> bytes:
-    return header(b"extended", kind, b"%o" % len(content)) + data(content)
-
-
 def pax(key: str, value: str, kind: bytes = b"x") -> bytes:
-    record = f" {key}={value}\n".encode()
-    length = len(record) + 2
-    while len(b"%d" % length) + len(record) != length:
-        length += 1
-    return extended(kind, b"%d" % length + record)
+    return tarbytes.pax({key: value}, kind)
 
 
 def packed(*blocks: bytes) -> io.BytesIO:
-    return io.BytesIO(gzip.compress(b"".join(blocks) + bytes(1024)))
+    return io.BytesIO(tarbytes.packed(*blocks))
 
 
 FILE = header(b"harmless", size=b"1") + data(b"x")
 BYTE_MADE: dict[str, tuple[bytes, str]] = {
     "pax path": (pax("path", "../../escaped") + FILE, "leads out of the job's directory"),
     "pax path, absolute": (pax("path", "/tmp/escaped") + FILE, "leads out of the job's directory"),
-    "pax path for all": (pax("path", "../../escaped", b"g") + FILE, "leads out of the job's directory"),
+    "pax path for all": (pax("path", "../../escaped", b"g") + FILE, "gives one name, target or size to all"),
     "pax link": (pax("linkpath", "../../escaped") + header(b"a", b"2", link=b"b"), "leads out of the job's directory"),
     "pax link, absolute": (pax("linkpath", "/etc/passwd") + header(b"a", b"2", link=b"b"), "is absolute or empty"),
     "pax hard link": (pax("linkpath", "/etc/passwd") + header(b"a", b"1", link=b"b"), "leads out"),
-    "pax path with a NUL": (pax("path", "a\0b") + FILE, "NUL"),
+    "pax path with a NUL": (pax("path", "a\0b") + FILE, "holds a control character"),
     "pax size": (pax("size", str(2**40)) + header(b"a"), "unpacks to more than 1048576 bytes"),
     "pax sparse": (
         pax("GNU.sparse.major", "0") + pax("GNU.sparse.size", str(2**40)) + pax("GNU.sparse.map", "0,1") + FILE,
-        "unpacks to more than 1048576 bytes",
+        "'harmless' is a sparse file",
     ),
     "gnu name": (extended(b"L", b"../" * 50 + b"escaped\0") + FILE, "leads out of the job's directory"),
     "gnu link": (extended(b"K", b"../" * 50 + b"escaped\0") + header(b"a", b"2"), "leads out of the job's directory"),
@@ -160,8 +148,8 @@ BYTE_MADE: dict[str, tuple[bytes, str]] = {
         (lambda head: head[:345] + b"/tmp" + head[349:])(header(b"escaped")), "damaged"  # its checksum is wrong now
     ),
     "announced terabyte": (header(b"a", size=b"\x80" + (2**40).to_bytes(11, "big")), "unpacks to more than"),
-    "negative size": (header(b"a", size=b"\xff" * 12) + FILE, "has an impossible size"),
-    "directory with content": (header(b"d/", b"5", size=b"1") + data(b"x"), ""),
+    "negative size": (header(b"a", size=b"\xff" * 12) + FILE, "size is below zero"),
+    "directory with content": (header(b"d/", b"5", size=b"1") + data(b"x"), "claims to have content"),
     "unknown kind": (header(b"a", b"Z"), "is neither a file, a directory nor a link"),
     "volume label": (header(b"a", b"V"), "is neither a file, a directory nor a link"),
     "backslashes": (header(b"..\\..\\escaped", size=b"1") + data(b"x"), ""),
@@ -202,7 +190,7 @@ def test_a_hard_link_does_not_open_a_way_to_an_earlier_file_of_the_machine(tmp_p
     target.mkdir(parents=True)
     (target / "before").write_text("not of this archive")
     with pytest.raises(Refused, match="does not lead to a file of this archive"):
-        unpack(archive(lambda t: link(t, "a", "before", tarfile.LNKTYPE)), target, 2**20, 100)
+        unpack(archive(lambda t: link(t, "a", "before", tarfile.LNKTYPE)), target, Limits(2**20, 100, 10_000))
 
 
 @pytest.mark.parametrize("mode", [0o7777, 0o000, 0o4755, 0o2666])
@@ -258,7 +246,7 @@ def test_no_archive_at_all_reaches_outside(entries: list[tuple[str, bytes, str]]
         outside.write_text("outside")
         # The latter three: what is there already is in the way.
         with contextlib.suppress(Refused, IsADirectoryError, NotADirectoryError, FileExistsError):
-            unpack(archive(make), target, 1000, 100)
+            unpack(archive(make), target, Limits(2**20, 100, 10_000))
         assert outside.read_text() == "outside"
         assert set(target.parent.iterdir()) == {target, outside}
         for path in target.rglob("*"):
@@ -367,3 +355,25 @@ def test_a_tree_without_permissions_can_be_removed(tmp_path: Path) -> None:
     locked.chmod(0)
     remove_tree(tmp_path / "job")
     assert not (tmp_path / "job").exists()
+
+
+def test_a_tree_deeper_than_any_path_can_be_removed(tmp_path: Path) -> None:
+    """A node can make one, step by step; its job must not stay for ever."""
+    job, outside = tmp_path / "job", tmp_path / "outside"
+    job.mkdir()
+    outside.mkdir()
+    (outside / "file").touch()
+    before = len(os.listdir("/proc/self/fd"))
+    here = os.open(job, os.O_PATH)
+    for _ in range(1500):
+        os.mkdir("directory", dir_fd=here)
+        os.symlink(outside, "link", dir_fd=here)
+        below = os.open("directory", os.O_PATH, dir_fd=here)
+        os.close(here)
+        here = below
+    os.mkdir("locked", 0, dir_fd=here)
+    os.close(here)
+    remove_tree(job)
+    assert not job.exists()
+    assert (outside / "file").exists(), "a link was followed"
+    assert len(os.listdir("/proc/self/fd")) == before

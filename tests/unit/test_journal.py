@@ -1,8 +1,11 @@
+import contextlib
 import json
 import os
 import resource
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -91,8 +94,9 @@ def test_a_record_is_on_the_disk_when_append_returns(tmp_path: Path, monkeypatch
         real(fd)
         synced.append(Path(f"/proc/self/fd/{fd}").readlink().read_bytes())
 
+    journal = Journal(tmp_path)
     monkeypatch.setattr(os, "fsync", watch)
-    Journal(tmp_path).append("a")
+    journal.append("a")
     assert synced == [(tmp_path / FILE).read_bytes()], "not synced, or not after the write"
 
 
@@ -140,3 +144,25 @@ def test_a_damaged_line_spoils_no_other(tmp_path: Path) -> None:
         file.write(b"\x00\xff{rot\n[1]\n")
     journal.append("b")
     assert kinds(tmp_path) == ["a", "b"]
+
+
+def test_a_full_disk_takes_an_end_all_the_same(small_disk: Path) -> None:
+    """What a job wrote fills its disk; that it ended must still be written down, or it could never be deleted."""
+    journal = Journal(small_disk)
+    assert journal.append("started")
+    with open(small_disk / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    assert journal.append("ended", reason="x" * 10_000)
+    assert [record["type"] for record in read(small_disk)[0]] == ["started", "ended"]
+    journal.close()
+    assert sorted(path.name for path in small_disk.iterdir()) == [FILE, "filler"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "scd-test", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("no small disk can be mounted here (it takes root)")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)

@@ -104,6 +104,11 @@ def test_another_boundary_than_announced() -> None:
         parse([body(part("params", b"x", boundary="other"), boundary="other")])
 
 
+def test_a_boundary_without_end() -> None:
+    with pytest.raises(BadRequest, match=r"^The multipart body is damaged: "):
+        parse([CLIENT], f"multipart/form-data; boundary={'x' * 300}")
+
+
 @pytest.mark.parametrize(
     "content_type",
     [None, "", "application/json", "multipart/form-data", "multipart/form-data; boundary=",

@@ -94,7 +94,7 @@ def test_a_commit_never_replaces_a_job(spool: Spool) -> None:
 
 def test_a_resumes_manifest_stands_beside_the_first(spool: Spool) -> None:
     submit(spool)
-    spool.add_manifest(HASH, 2, b"second")
+    spool.add_manifest(HASH, 2, lambda path: path.write_bytes(b"second"))
     assert spool.job(HASH).manifest(1).read_bytes() == b"{}"
     assert spool.job(HASH).manifest(2).read_bytes() == b"second"
 

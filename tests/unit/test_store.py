@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scd.errors import BadRequest
-from scd.model import NodeKey, PlanNode
+from scd.model import NodeKey, PlanNode, attempt_name
 from scd.states import JOB_TRANSITIONS, NODE_TRANSITIONS, JobState, NodeState
 from scd.store import JobStore, UsageStore
 
@@ -248,7 +248,7 @@ async def test_a_resume_keeps_numbers_and_attempts(store: JobStore) -> None:
     await add(store, "a", "b")
     async with store.database.transaction() as db:
         a, _ = await store.nodes(HASH, db)
-        await store.claim_node(db, a, attempt(step="a"))
+        await store.claim_node(db, a, attempt(attempt_name(HASH, 1, 1), step="a"))
         await store.move_node(db, HASH, a.key, N.SUCCESS)
         assert not await store.resume(db, HASH, "flow", "default", "d2"), "it has not ended"
         await store.move(db, HASH, J.FAILED)
@@ -260,6 +260,35 @@ async def test_a_resume_keeps_numbers_and_attempts(store: JobStore) -> None:
     assert (found.state, found.generation, found.ended, found.digest) == (J.QUEUED, 2, None, "d2")
     nodes = {one.step: (one.n, one.state, one.attempt) for one in await store.nodes(HASH)}
     assert nodes == {"a": (1, N.SUCCESS, 1), "c": (3, N.PENDING, 0)}, "b is no part of the run any more"
+
+
+async def test_a_node_that_was_left_out_for_a_while_keeps_its_number_and_its_attempts(store: JobStore) -> None:
+    """A resume to an earlier step drops it, the next one has it again: its old name is in the journal already."""
+    await add(store, "a", "b")
+    async with store.database.transaction() as db:
+        _, b = await store.nodes(HASH, db)
+        assert await store.claim_node(db, b, attempt(attempt_name(HASH, b.n, 1), step="b"))
+        await store.move_node(db, HASH, b.key, N.SUCCESS)
+        for steps in (["a"], ["a", "c"], ["a", "b", "c"]):
+            planned = [PlanNode(step, "0", 0, N.PENDING, ()) for step in steps]
+            await store.set_plan(db, HASH, b"{}", planned, {one.key: 1 for one in planned})
+        nodes = {one.step: one for one in await store.nodes(HASH, db)}
+        assert {step: (one.n, one.attempt) for step, one in nodes.items()} == {"a": (1, 0), "b": (2, 1), "c": (3, 0)}
+        again = attempt(attempt_name(HASH, 2, 2), step="b", number=2)
+        assert await store.claim_node(db, nodes["b"], again)
+
+
+async def test_a_job_that_cannot_go_on_is_ended_whole(store: JobStore) -> None:
+    await add(store, "a", "b")
+    async with store.database.transaction() as db:
+        a, _ = await store.nodes(HASH, db)
+        await store.claim_node(db, a, attempt(attempt_name(HASH, 1, 1), step="a"))
+        await store.fail(db, HASH, "nonsense")
+    found = await store.job(HASH)
+    assert found is not None
+    assert (found.state, found.reason) == (J.FAILED, "nonsense")
+    assert {one.step: one.state for one in await store.nodes(HASH)} == {"a": N.ERROR, "b": N.PENDING}
+    assert [(one.state, one.reason) for one in await store.attempts(HASH)] == [(N.ERROR, "nonsense")]
 
 
 async def test_a_retry_is_known_until_it_was_answered(store: JobStore) -> None:

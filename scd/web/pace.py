@@ -1,0 +1,162 @@
+"""What strangers may hold: how many connections there are, and how slow and how wordy a request may be.
+
+uvicorn bounds none of these: half a request keeps a connection for ever, and a header without end fills the memory.
+"""
+
+import asyncio
+import functools
+import time
+from collections import Counter
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+_HEAD_DEADLINE = 10.0  # seconds for a request's first line and headers
+_WINDOW = 10.0  # seconds over which a body's rate is looked at
+_STALL = 60.0  # seconds in which a reader of an answer must take something
+_MAX_WORDS = 2**16  # bytes of headers, or of anything else that is no body, in a row
+_TICK = 1.0
+
+
+class Gate:
+    """All connections by TCP. Those by the Unix socket are the administrator's, or a proxy's: they are not counted.
+
+    ``most`` and ``most_per_address`` connections, ``min_rate`` bytes a second of a body.
+    """
+
+    def __init__(self, most: int, most_per_address: int, min_rate: int):
+        self.most, self.most_per_address, self.min_rate = most, most_per_address, min_rate
+        self.connections: set[PacedProtocol] = set()
+        self._by_address: Counter[str] = Counter()
+        self._held = 0
+        self._room = asyncio.Event()
+
+    def protocol(self, **options: Any) -> "PacedProtocol":
+        """A connection's protocol, as uvicorn asks for one."""
+        return PacedProtocol(gate=self, **options)
+
+    async def room(self) -> None:
+        """Return when one more may be accepted."""
+        while self._held >= self.most:
+            self._room.clear()
+            await self._room.wait()
+
+    def enter(self, address: str) -> bool:
+        """Count a connection. False if there are too many from its address; it counts until it leaves."""
+        self._held += 1
+        self._by_address[address] += 1
+        return self._by_address[address] <= self.most_per_address
+
+    def leave(self, address: str) -> None:
+        self._held -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+        self._room.set()
+
+    async def watch(self) -> None:
+        """End what is too slow, for ever."""
+        while True:
+            await asyncio.sleep(_TICK)
+            now = time.monotonic()
+            for connection in list(self.connections):
+                connection.look(now)
+
+
+class PacedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with deadlines. A connection is in a request's head, in its body, or between requests."""
+
+    def __init__(self, *, gate: Gate, **options: Any):
+        super().__init__(**options)
+        self._gate = gate
+        self._address: str | None = None
+        self._phase = "head"
+        self._since = time.monotonic()  # of the phase, or of a body's window
+        self._body_bytes = 0  # in this window
+        self._words = 0  # bytes since the last ones of a body
+        self._unsent, self._unsent_since = 0, self._since
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._gate.connections.add(self)
+        if self.client is not None:
+            self._address = self.client[0]
+            if not self._gate.enter(self._address):
+                self._refuse(503, f"There are more than {self._gate.most_per_address} connections from your address.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gate.connections.discard(self)
+        if self._address is not None:
+            self._gate.leave(self._address)
+            self._address = None
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        self._words += len(data)
+        super().data_received(data)
+        if self._words > _MAX_WORDS and not self.transport.is_closing():
+            self._refuse(431, f"A request's headers may have {_MAX_WORDS} bytes.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._enter("head")
+
+    def on_headers_complete(self) -> None:
+        self._enter("body")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        self._words = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._enter("between")  # uvicorn ends a connection that stays so
+        super().on_message_complete()
+
+    def look(self, now: float) -> None:
+        """End the connection if its other end is too slow. Once a second."""
+        if self._reader_stalls(now):
+            self.transport.abort()
+        elif self.transport.is_closing():
+            return
+        elif self._phase == "head" and now - self._since > _HEAD_DEADLINE:
+            self._refuse(408, f"The headers of a request must come within {_HEAD_DEADLINE:.0f} seconds.")
+        elif self._phase == "body" and self.flow.read_paused:  # it is scd that makes it wait
+            self._enter("body")
+        elif self._phase == "body" and now - self._since > _WINDOW:
+            if self._body_bytes < self._gate.min_rate * _WINDOW:
+                self._refuse(408, f"A request must come with {self._gate.min_rate} bytes a second.")
+            else:
+                self._enter("body")
+
+    def _enter(self, phase: str) -> None:
+        self._phase, self._since, self._body_bytes = phase, time.monotonic(), 0
+        if phase != "body":
+            self._words = 0
+
+    def _reader_stalls(self, now: float) -> bool:
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        return now - self._unsent_since > _STALL
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer, unless an answer is on its way already, and close. A handler that waits for the rest sees the end."""
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn has none before the first request
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.transport.write(_answer(status, message))
+        self.transport.close()
+
+
+@functools.cache
+def _answer(status: int, message: str) -> bytes:
+    phrase = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}[status]
+    body = msgspec.json.encode({"message": message, "status": "unknown", "success": False})
+    return (
+        f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        "connection: close\r\n\r\n"
+    ).encode() + body
