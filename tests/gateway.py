@@ -209,6 +209,8 @@ def why_not() -> str:
         return "bubblewrap is not installed, or may not make namespaces here"
     if missing := [name for name in ("useradd", "userdel", "setpriv", "unshare") if shutil.which(name) is None]:
         return f"{', '.join(missing)} is not installed"
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        return "no mount namespace can be made here"
     return ""
 
 
@@ -242,6 +244,10 @@ def place() -> Iterator[Path]:
         done = subprocess.run(check, cwd="/", capture_output=True, text=True)
         if done.returncode:
             pytest.skip(f"no other account can run this Python: {done.stderr.splitlines()[-1:]}")
+        sandbox = [*as_account(ALICE), "bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
+        done = subprocess.run(sandbox, cwd="/", capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"only root can make a sandbox here: {done.stderr.splitlines()[-1:]}")
         yield directory
     finally:
         shutil.rmtree(directory)
