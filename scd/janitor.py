@@ -27,7 +27,7 @@ _GRACE = 60.0
 _PAGES = 2000  # given back at a time: 8 MB, some tens of milliseconds
 # A clock that leaps is set wrong before or after: nothing expires until it has been seen to stay.
 _LEAP = 60.0
-_LEAP_WHILE_DOWN = 86400.0
+_LEAP_WHILE_DOWN = 6 * 3600.0
 _DISTRUST = 3600.0
 
 
@@ -37,7 +37,8 @@ class Janitor:
         self._store = store
         self._spool = spool
         self._board = board
-        self._offset = time.time() - time.monotonic()
+        self._born = time.time()
+        self._offset = self._born - time.monotonic()
         self._trusted_from: float | None = None  # on the monotonic clock; None before the first look
         self._fetched: dict[str, float] = {}
         self._complaints: set[str] = set()
@@ -123,12 +124,17 @@ class Janitor:
     async def _clock_is_trusted(self) -> bool:
         now = time.monotonic()
         offset = time.time() - now
-        leap, self._offset, most = offset - self._offset, offset, _LEAP
+        leap, self._offset = offset - self._offset, offset
         if self._trusted_from is None:  # scd was down, perhaps for long, perhaps in front of a clock that was reset
             last = await self._store.last_change()
-            leap, most = (0.0 if last is None else time.time() - last), _LEAP_WHILE_DOWN
-            self._trusted_from = now
-        if abs(leap) > most:
-            log.warning("the clock is %+.0f s from where it was: nothing expires for an hour", leap)
+            away = 0.0 if last is None else time.time() - last
+            self._trusted_from = now + _DISTRUST if abs(away) > _LEAP_WHILE_DOWN else now
+            if now < self._trusted_from:
+                log.warning("the last change here is %.0f s old by this clock: nothing expires for an hour", away)
+        if abs(leap) > _LEAP:
+            log.warning("the clock leapt by %+.0f s: nothing expires for an hour", leap)
+            # What happened under the old clock is now as long ago by the new one as it really is.
+            await self._store.database.write(lambda db: self._store.shift(db, self._born, leap))
+            self._born += leap
             self._trusted_from = now + _DISTRUST
         return now >= self._trusted_from

@@ -5,7 +5,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -52,7 +51,7 @@ async def isolate(config: Config, runtimes: Runtimes, file: Path, place: Path) -
     secret = [config.paths.state, config.paths.spool, str(file), *config.unix_sockets]
     _check_readonly(config, secret)
     etc = await asyncio.to_thread(_write_etc, place)
-    sealed = await asyncio.to_thread(_can_seal, bwrap)
+    sealed = await _can_seal(bwrap)
     found = {}
     for runtime, versions in runtimes:
         shown = (*config.local.readonly, config.paths.cache, str(BOOT.parent), *_shown(versions.paths, secret))
@@ -92,9 +91,13 @@ def _write_etc(directory: Path) -> str:
     return str(directory)
 
 
-def _can_seal(bwrap: str) -> bool:
-    done = subprocess.run([bwrap, "--help"], stdin=subprocess.DEVNULL, capture_output=True, timeout=_DEADLINE)
-    return b"--disable-userns" in done.stdout + done.stderr
+async def _can_seal(bwrap: str) -> bool:
+    process = await asyncio.create_subprocess_exec(
+        bwrap, "--help",
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    return b"--disable-userns" in out
 
 
 async def _try(sandbox: Sandbox, runtime: Runtime, place: Path) -> None:

@@ -260,8 +260,6 @@ def main() -> None:
     become_subreaper()
     channel = socket.socket(fileno=int(sys.argv[1]))
     channel.set_inheritable(False)
-    # Nobody else is to speak in the runner's name, and end a node that goes on uncharged.
-    hide_from_equals(hidden=True)
     os.register_at_fork(after_in_child=channel.close)  # also in what SiliconCompiler forks
     importlib.import_module("siliconcompiler.scheduler")
     try:
@@ -270,6 +268,9 @@ def main() -> None:
         if wrong := misplaced(settings.places):
             sys.exit(f"another directory is at {', '.join(wrong)}")
         restrain(settings.max_processes)
+        # Nobody else is to speak in the runner's name, and end a node that goes on uncharged. Not earlier: one that is
+        # hidden may not even write its own oom_score_adj.
+        hide_from_equals(hidden=True)
         Runner(settings, channel).run()
     except ChannelBroken:
         kill_all(tree(os.getpid()) - {os.getpid()})

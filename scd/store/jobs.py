@@ -214,6 +214,12 @@ class JobStore:
         """Queue a job again whose preparation was lost."""
         return await _changed(db, _RETRY_JOB, {"job_hash": job_hash, "reason": reason})
 
+    async def shift(self, db: aiosqlite.Connection, since: float, leap: float) -> None:
+        """Move the times of jobs that are later than ``since`` by ``leap`` seconds."""
+        for column in ("created", "started", "ended"):
+            statement = f"UPDATE jobs SET {column} = {column} + :leap WHERE {column} >= :since"
+            await db.execute(statement, {"since": since, "leap": leap})
+
     async def measured(self, db: aiosqlite.Connection, job_hash: str, size: int) -> None:
         await db.execute(_MEASURED, {"job_hash": job_hash, "size": size})
 
