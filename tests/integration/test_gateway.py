@@ -27,7 +27,7 @@ from ..gateway import (
     who,
     why_not,
 )  # fmt: skip
-from ..harness import ROOT, wait_until
+from ..harness import ROOT, run_client, wait_until
 from .submission import manifest, set_value
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -78,6 +78,13 @@ def test_results_come_back_and_time_and_memory_are_known(gateway: Gateway) -> No
     assert attempt["cpu_seconds"] > 0
     assert attempt["peak_bytes"] > 2**20
     assert attempt["read_bytes"] > 0
+
+
+def test_the_real_client_gets_its_flow(gateway: Gateway, tmp_path: Path) -> None:
+    report = run_client(tmp_path, "chain", gateway, username="bob", password="bob-secret")
+    assert set(report["statuses"].values()) == {"success"}, report["log"]
+    owners = {path.lstat().st_uid for path in (gateway.job_directory(report["job_hash"]) / "work").rglob("*")}
+    assert owners == {uid(BOB)}
 
 
 def test_what_a_node_has_written_so_far_can_be_fetched(gateway: Gateway) -> None:
