@@ -10,6 +10,7 @@ from .board import JobView, NodeView
 from .executors.base import Observation, Spec
 from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
 from .states import JobState, NodeState
+from .units import format_elapsed
 
 PREPARE = NodeKey("", "")
 
@@ -43,6 +44,16 @@ class LiveJob:
     @property
     def states(self) -> dict[NodeKey, NodeState]:
         return {key: node.state for key, node in self.nodes.items()}
+
+    def outcome(self, key: NodeKey, seen: Observation) -> tuple[NodeState, str]:
+        """A node's final state and its reason in words. SiliconCompiler calls a tool that it timed out an error."""
+        assert seen.state is not None
+        if seen.state in (NodeState.SUCCESS, NodeState.SKIPPED):
+            return seen.state, seen.reason
+        limit = self.limit(key)
+        if seen.state is NodeState.ERROR and limit and seen.elapsed >= limit and seen.exit_code:
+            return NodeState.TIMEOUT, over(limit)
+        return seen.state, seen.reason or (f"failed (exit code {seen.exit_code})" if seen.exit_code else "failed")
 
     def ready(self) -> list[PlanNode]:
         """The nodes that may start, in execution order; worked out once between two changes."""
@@ -170,6 +181,11 @@ class LiveJob:
             for node in self.plan.nodes
             if node.key in found and node.status is NodeState.PENDING and self.nodes[node.key].state.done
         )
+
+
+def over(limit: float) -> str:
+    """Why a node was ended that took longer than ``limit`` seconds."""
+    return f"over its time limit of {format_elapsed(limit)}"
 
 
 def _limits(plan: Plan | None) -> dict[NodeKey, float]:

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import aiosqlite
 import msgspec
@@ -24,47 +24,18 @@ import msgspec
 from .board import Board
 from .config import Config
 from .errors import ScdError
-from .executors.base import Executor, Observation, Spec
-from .live import PREPARE, LiveJob
+from .executors.base import Executor, Observation
+from .live import PREPARE, LiveJob, over
 from .model import Attempt, NodeKey, Plan
+from .orders import Broken, Orders, blaming
 from .states import JobState, NodeState
 from .store import JobStore, is_damaged
-from .units import format_elapsed
 
 log = logging.getLogger(__name__)
 
 # SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
 _TIMEOUT_MARGIN = 5.0
 _RETRY_DELAY = 1.0
-# What a job's own data can do to a turn; anything else is the database's or the machine's trouble.
-_JOBS_OWN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, ArithmeticError,
-             LookupError)  # fmt: skip
-
-
-class Orders:
-    """What a turn decided, to be done after its commit."""
-
-    def __init__(self) -> None:
-        self.submit: list[tuple[Executor, Spec]] = []
-        self.cancel: list[tuple[Executor, list[str], NodeState, str]] = []
-        self.ended: list[LiveJob] = []
-        self.log: list[str] = []
-
-
-class _Broken(Exception):
-    """Something about one job that the rest of the turn must not suffer from."""
-
-    def __init__(self, live: LiveJob, error: Exception):
-        super().__init__(f"scd cannot go on with this job: {type(error).__name__}: {error}")
-        self.live = live
-
-
-@contextlib.contextmanager
-def _blaming(live: LiveJob) -> Iterator[None]:
-    try:
-        yield
-    except _JOBS_OWN as error:
-        raise _Broken(live, error) from error
 
 
 class Scheduler:
@@ -97,7 +68,7 @@ class Scheduler:
                 async with self._turn_lock:
                     await self._turn()
                 complaint = ""
-            except _Broken as broken:
+            except Broken as broken:
                 log.error("job=%s %s", broken.live.job_hash, broken, exc_info=broken.__cause__)
                 with contextlib.suppress(sqlite3.Error):  # else in the next turn
                     await self._give_up(broken.live, str(broken))
@@ -197,7 +168,7 @@ class Scheduler:
         observed = await self._executor.poll(name for job in self._live.values() for name in job.attempts)
         async with self._store.database.transaction() as db:
             for live in self._live.values():
-                with _blaming(live):
+                with blaming(live):
                     await self._hear(db, live, observed, orders)
                     await self._stop(db, live, orders)
                     await self._settle(db, live, orders)
@@ -205,12 +176,12 @@ class Scheduler:
             free = self._config.cores - sum(live.cores for live in jobs)
             for live in jobs:
                 if live.job.state is JobState.QUEUED and free > 0:
-                    with _blaming(live):
+                    with blaming(live):
                         await self._prepare(db, live, orders)
                     free -= 1
             for live in jobs:
                 if live.job.state is JobState.RUNNING and live.job.cancel_reason is None:
-                    with _blaming(live):
+                    with blaming(live):
                         free = await self._start(db, live, free, orders)
         await self._carry_out(orders)
 
@@ -233,7 +204,7 @@ class Scheduler:
     async def _end_attempt(
         self, db: aiosqlite.Connection, live: LiveJob, attempt: Attempt, seen: Observation, orders: Orders
     ) -> None:
-        state, reason = _verdict(seen, live.limit(attempt.key))
+        state, reason = live.outcome(attempt.key, seen)
         ended = msgspec.structs.replace(
             attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=reason,
             exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
@@ -297,7 +268,7 @@ class Scheduler:
             if time.monotonic() < end:
                 self._deadline = min(end, self._deadline or end)
             else:
-                self._kill(live, [name], NodeState.TIMEOUT, _over(limit), orders)
+                self._kill(live, [name], NodeState.TIMEOUT, over(limit), orders)
 
     def _kill(self, live: LiveJob, names: Iterable[str], state: NodeState, reason: str, orders: Orders) -> None:
         fresh = [name for name in names if name not in live.killed]
@@ -402,17 +373,3 @@ class Scheduler:
         """As TaskScheduler: a node that names no number of threads gets the machine."""
         every = self._config.cores
         return {node.key: max(1, min(node.cores or every, every)) for node in plan.nodes}
-
-
-def _verdict(seen: Observation, limit: float | None) -> tuple[NodeState, str]:
-    """A node's final state and its reason in words. SiliconCompiler calls a tool that it timed out an error."""
-    assert seen.state is not None
-    if seen.state in (NodeState.SUCCESS, NodeState.SKIPPED):
-        return seen.state, seen.reason
-    if seen.state is NodeState.ERROR and limit and seen.elapsed >= limit and seen.exit_code:
-        return NodeState.TIMEOUT, _over(limit)
-    return seen.state, seen.reason or (f"failed (exit code {seen.exit_code})" if seen.exit_code else "failed")
-
-
-def _over(limit: float) -> str:
-    return f"over its time limit of {format_elapsed(limit)}"

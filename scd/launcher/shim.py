@@ -28,20 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from ..channel import ChannelBroken, Message
-from ..procfs import (
-    ProcessId,
-    alive,
-    become_subreaper,
-    descends,
-    identify,
-    kill_all,
-    marked,
-    pid_of,
-    tree,
-)
+from ..procfs import become_subreaper, descends, identify, kill_all, tree
 from .attempts import Attempt, Leftovers
 from .entrance import SOCKET, Entrance, take_lock
 from .journal import Journal, read
+from .remains import end_orphans, end_runner, own_process
 from .results import discard, open_archive, publish
 from .runner import RunnerProcess
 
@@ -50,9 +41,7 @@ _NEWS = {"journal": True}
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
-_DEATH_DEADLINE = 10.0
 _CONTROL_FD, _ARCHIVES_FD = 100, 101
-_ROUNDS = 100  # of killing what may fork meanwhile
 _PACKING = 120.0  # for the results of a node that was killed
 _RETRY = 1.0  # between attempts to write what a full disk did not take
 
@@ -129,9 +118,9 @@ class Shim:
         assert me is not None
         self.journal.append("shim", pid=me.pid, ticks=me.ticks, temporary=self.temporary)
         if left.runner is not None:
-            _end(left.runner)
+            end_runner(left.runner)
         for temporary in left.temporaries:
-            _end_orphans(temporary)
+            end_orphans(temporary)
             shutil.rmtree(temporary, ignore_errors=True)
         os.makedirs(self.temporary, mode=0o700, exist_ok=True)
         self.seen = left.seen
@@ -248,7 +237,7 @@ class Shim:
         name = str(message.get("name", ""))
         match message.get("type"):
             case "started" if name in self.attempts and self.attempts[name].started is None:
-                pid = _own_process(fds[0])
+                pid = own_process(fds[0])
                 self.attempts[name].start(pid)
                 self._record("started", name=name, pid=pid)
             case "ended" if name in self.attempts:
@@ -364,40 +353,12 @@ class Shim:
             os.waitpid(result.si_pid, 0)
 
 
-def _end(runner: ProcessId) -> None:
-    """The runner of a dead shim: a sandbox died with its shim, or is about to."""
-    deadline = time.monotonic() + _DEATH_DEADLINE
-    while alive(runner) and time.monotonic() < deadline:
-        kill_all(tree(runner.pid))
-        time.sleep(0.01)
-
-
-def _own_process(pidfd: int) -> int | None:
-    """The pid of a process that the runner reports, None if it has ended. Raises ValueError if it is not the job's."""
-    pid = pid_of(pidfd)
-    if pid is None or descends(pid, os.getpid()):
-        return pid
-    if pid_of(pidfd) is None:  # between the two looks
-        return None
-    raise ValueError("not a process of this job")
-
-
 def _pinned(control: int, archives: int) -> tuple[Path, Path]:
     """Paths that lead to these directories whatever is renamed above them, and are the same for every shim."""
     for given, fixed in ((control, _CONTROL_FD), (archives, _ARCHIVES_FD)):
         os.dup2(given, fixed, inheritable=False)
         os.close(given)
     return Path(f"/proc/self/fd/{_CONTROL_FD}"), Path(f"/proc/self/fd/{_ARCHIVES_FD}")
-
-
-def _end_orphans(temporary: str) -> None:
-    """What a shim and a runner that died together left behind: known by the directory that was made for them alone."""
-    for _ in range(_ROUNDS):
-        orphans = marked(f"TMPDIR={temporary}".encode()) - {os.getpid()}
-        if not orphans:
-            break
-        kill_all(orphans)
-        time.sleep(0.01)
 
 
 def main() -> None:

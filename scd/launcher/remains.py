@@ -1,0 +1,37 @@
+"""Which processes are a job's, and the end of those that a dead shim left behind. Standard library only."""
+
+import os
+import time
+
+from ..procfs import ProcessId, alive, descends, kill_all, marked, pid_of, tree
+
+_DEATH_DEADLINE = 10.0
+_ROUNDS = 100  # of killing what may fork meanwhile
+
+
+def end_runner(runner: ProcessId) -> None:
+    """The runner of a dead shim: a sandbox died with its shim, or is about to."""
+    deadline = time.monotonic() + _DEATH_DEADLINE
+    while alive(runner) and time.monotonic() < deadline:
+        kill_all(tree(runner.pid))
+        time.sleep(0.01)
+
+
+def own_process(pidfd: int) -> int | None:
+    """The pid of a process that the runner reports, None if it has ended. Raises ValueError if it is not the job's."""
+    pid = pid_of(pidfd)
+    if pid is None or descends(pid, os.getpid()):
+        return pid
+    if pid_of(pidfd) is None:  # between the two looks
+        return None
+    raise ValueError("not a process of this job")
+
+
+def end_orphans(temporary: str) -> None:
+    """What a shim and a runner that died together left behind: known by the directory that was made for them alone."""
+    for _ in range(_ROUNDS):
+        orphans = marked(f"TMPDIR={temporary}".encode()) - {os.getpid()}
+        if not orphans:
+            break
+        kill_all(orphans)
+        time.sleep(0.01)
