@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ from .config import Config, Runtime
 from .errors import ConfigError
 
 BOOT = Path(__file__).with_name("boot.py")
-_PROBE_DEADLINE = 60.0
+_DEADLINE = 60.0
 # The oldest schema whose manifests the newer SiliconCompiler loads and runs unchanged (0.37.12, tested).
 OLDEST_SCHEMA = (0, 54)
 
@@ -81,20 +81,28 @@ class Runtimes:
         )
 
 
-async def _probe(runtime: Runtime) -> Versions:
-    process = await asyncio.create_subprocess_exec(
-        runtime.python, "-I", str(BOOT), "scd.runner.probe",
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
+async def ask(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int | None, bytes, bytes]:
+    """Run a program to its end: exit status, output, errors. Raises TimeoutError; then nothing of it is left."""
+    starting = asyncio.ensure_future(asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=env, start_new_session=True,
+    ))  # fmt: skip
     try:
-        out, err = await asyncio.wait_for(process.communicate(), _PROBE_DEADLINE)
-    except TimeoutError:
-        raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer") from None
+        process = await asyncio.shield(starting)  # asyncio itself would kill the program alone, not what it started
+        out, err = await asyncio.wait_for(process.communicate(), _DEADLINE)
     finally:
+        process = await starting
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             await process.communicate()
+    return process.returncode, out, err
+
+
+async def _probe(runtime: Runtime) -> Versions:
+    try:
+        _, out, err = await ask([runtime.python, "-I", str(BOOT), "scd.runner.probe"])
+    except TimeoutError:
+        raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer") from None
     try:
         return msgspec.json.decode(out.splitlines()[-1] if out.strip() else b"", type=Versions)
     except msgspec.DecodeError:

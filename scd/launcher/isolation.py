@@ -4,20 +4,18 @@ import asyncio
 import logging
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..config import Config, Runtime
 from ..errors import ConfigError
-from ..runtimes import BOOT, Runtimes
+from ..runtimes import BOOT, Runtimes, ask
 from .environment import job_environment
 from .sandbox import TEMPORARY, Sandbox, etc_files, is_below
 
 log = logging.getLogger(__name__)
 
-_DEADLINE = 60.0
 INSTEAD = 'To run jobs without a sandbox, for people whom you trust with scd\'s account, set [local] isolation = "none"'
 _MISSING = "jobs run in a sandbox, and bwrap is not installed. Install it: apt install bubblewrap"
 _APPARMOR = (
@@ -92,31 +90,19 @@ def _write_etc(directory: Path) -> str:
 
 
 async def _can_seal(bwrap: str) -> bool:
-    process = await asyncio.create_subprocess_exec(
-        bwrap, "--help",
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await process.communicate()
-    return b"--disable-userns" in out
+    _, out, err = await ask([bwrap, "--help"])
+    return b"--disable-userns" in out + err
 
 
 async def _try(sandbox: Sandbox, runtime: Runtime, place: Path) -> None:
     """Start the runtime in the sandbox as a job would."""
     with tempfile.TemporaryDirectory(prefix="trial-", dir=place) as work:
-        process = await asyncio.create_subprocess_exec(
-            *sandbox.argv(work, work), "--", runtime.python, "-I", str(BOOT), "scd.runner.probe", "--brief",
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={**job_environment(work), "TMPDIR": TEMPORARY}, start_new_session=True,
-        )  # fmt: skip
+        argv = [*sandbox.argv(work, work), "--", runtime.python, "-I", str(BOOT), "scd.runner.probe", "--brief"]
         try:
-            out, err = await asyncio.wait_for(process.communicate(), _DEADLINE)
+            code, out, err = await ask(argv, {**job_environment(work), "TMPDIR": TEMPORARY})
         except TimeoutError:
             raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer in the sandbox") from None
-        finally:
-            if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                await process.communicate()
-    if process.returncode == 0 and out.strip():
+    if code == 0 and out.strip():
         return
     lines = err.decode(errors="replace").strip().splitlines() or ["it said nothing"]
     if lines[-1].startswith("bwrap: ") and "execvp" not in lines[-1]:
