@@ -19,8 +19,10 @@ from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .intake import Intake
 from .janitor import Janitor
+from .launcher.base import Launcher
+from .launcher.gateway import Gateway
 from .launcher.isolation import isolate
-from .launcher.local import Launcher
+from .launcher.local import LocalLauncher
 from .lock import locked
 from .observe import set_up
 from .recovery import recover
@@ -124,7 +126,8 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
     for directory in (paths.state, paths.spool, paths.cache, *(os.path.dirname(path) for path in config.unix_sockets)):
         try:
             if not os.path.isdir(directory):
-                os.makedirs(directory, mode=0o700)
+                # Jobs read the cache, under whichever account.
+                os.makedirs(directory, mode=0o755 if directory == paths.cache else 0o700)
                 if account is not None:
                     os.chown(directory, account.pw_uid, account.pw_gid)
         except OSError as error:
@@ -137,12 +140,14 @@ async def serve(config: Config, file: Path, account: str) -> None:
         stack.enter_context(locked(config))
         runtimes = await Runtimes.probe(config)
         sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
-        spool = Spool(Path(config.paths.spool))
+        launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
+        await asyncio.to_thread(launcher.check)
+        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(await Database.open(config.database))
         store, board = JobStore(database), Board()
         scheduler = Scheduler(config, store, board)
-        executor = LocalExecutor(spool, Launcher(config, runtimes, sandboxes), scheduler.wake)
+        executor = LocalExecutor(spool, launcher, scheduler.wake)
         scheduler.use(executor)
         stack.push_async_callback(executor.close)
         janitor = Janitor(config, store, spool, board)

@@ -1,6 +1,8 @@
 """Files that last: what these functions did is on the disk when they return. Standard library only."""
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 
@@ -11,6 +13,23 @@ def fsync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def open_plain(path: Path) -> int:
+    """A descriptor to read a file that another account may have put there: neither through a link nor of a pipe.
+
+    Raises FileNotFoundError also for what is no plain file.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise FileNotFoundError(error.errno, "not a plain file", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "not a plain file", str(path))
+    return fd
 
 
 def adopt(path: Path) -> None:

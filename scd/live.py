@@ -137,8 +137,7 @@ class LiveJob:
         return Spec(
             name=attempt.name, job_hash=self.job_hash, design=self.job.design, jobname=self.job.jobname,
             runtime=self.job.runtime, archive=f"{n}.{attempt.attempt}.tar.gz", generation=self.job.generation, key=key,
-            unpack=self.job.plan is None,
-            ancestors=() if key is None else self._ancestors(key),
+            unpack=self.job.plan is None, ancestors=() if key is None else self._ancestors(key), user=self.job.user,
         )  # fmt: skip
 
     def view(self) -> JobView:

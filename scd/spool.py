@@ -18,12 +18,15 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .archive import remove_tree
 from .durable import fsync
+from .errors import ConfigError
+
+_PASSABLE = 0o711  # accounts get through, and see nothing
 
 Writer = Callable[[Path], object]  # writes a file of that name
 
@@ -63,27 +66,59 @@ class JobDirectory(NamedTuple):
         return self.upload / f"manifest-{generation}.json"
 
 
+class Hands(Protocol):
+    """Whoever can reach all that lies in a job's directory. Both raise OSError."""
+
+    def remove(self, directory: Path) -> None: ...
+
+    def size(self, directory: Path) -> int: ...  # as job_usage
+
+
+class OwnHands:
+    """Where all of it is this account's."""
+
+    def remove(self, directory: Path) -> None:
+        remove_tree(directory)
+
+    def size(self, directory: Path) -> int:
+        return job_usage(directory)
+
+
 class Spool:
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, hands: Hands | None = None, *, shared: bool = False):
+        """``shared``: jobs have accounts of their own, which must get through to their directories."""
         self.root = root
+        self._hands = hands or OwnHands()
+        self._shared = shared
         self.jobs = root / "jobs"
         self.staging = root / "staging"
         self.lost_and_found = root / "lost+found"
         self._leftovers: list[Path] = []
 
     def create(self) -> None:
-        """Make the spool. What already lies in staging was left by uploads and removals that a crash cut off."""
+        """Make the spool. What already lies in staging was left by uploads and removals that a crash cut off.
+
+        Raises ConfigError if it is to be shared and cannot be.
+        """
         for directory in (self.jobs, self.staging):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._shared:
+            _let_through((self.jobs, self.staging, *self.jobs.iterdir(), self.root, *self.root.parents))
         fsync(self.root)
         self._leftovers = list(self.staging.iterdir())
 
     def clear(self) -> None:
         """Remove what is left in staging of earlier days. It may be much: nobody waits for this. Raises OSError."""
+        failure = None
         for leftover in list(self._leftovers):
-            if leftover.exists():
-                remove_tree(leftover)
-            self._leftovers.remove(leftover)
+            try:
+                if leftover.exists():
+                    self._hands.remove(leftover)
+                self._leftovers.remove(leftover)
+            except OSError as error:  # the others do not wait for it
+                failure = error
+        if failure is not None:
+            raise failure
 
     def free(self) -> int:
         """Bytes that are free on the spool's disk."""
@@ -96,6 +131,9 @@ class Spool:
         directory = JobDirectory(self.staging / secrets.token_hex(8))
         for path in (directory.path, directory.upload, directory.control, directory.archives, directory.work):
             path.mkdir(mode=0o700)
+        if self._shared:
+            for path in (directory.path, directory.upload):
+                path.chmod(_PASSABLE)
         directory.unacknowledged.touch()
         return directory
 
@@ -105,6 +143,8 @@ class Spool:
             fsync(path)
         target = self.job(job_hash).path
         target.parent.mkdir(mode=0o700, exist_ok=True)
+        if self._shared:
+            target.parent.chmod(_PASSABLE)
         fsync(self.jobs)
         staged.path.rename(target)
         fsync(target.parent)
@@ -138,7 +178,7 @@ class Spool:
 
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(OSError):
-            remove_tree(path)
+            self._hands.remove(path)
         if path in self._leftovers and not path.exists():
             self._leftovers.remove(path)
 
@@ -167,15 +207,7 @@ class Spool:
 
     def size(self, job_hash: str) -> int:
         """Bytes that a job keeps on the disk, its /tmp not counted; 0 if it has no directory."""
-        total = 0
-        directory = self.job(job_hash)
-        for parent, directories, files in os.walk(directory.path):
-            if parent == str(directory.path) and directory.temporary.name in directories:
-                directories.remove(directory.temporary.name)
-            for name in files:
-                with contextlib.suppress(OSError):
-                    total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-        return total
+        return self._hands.size(self.job(job_hash).path)
 
     def discard(self, staged: JobDirectory) -> None:
         """Drop an upload that was not taken."""
@@ -185,3 +217,33 @@ class Spool:
 
     def hashes(self) -> set[str]:
         return {path.name for path in self.jobs.glob("??/*")}
+
+
+def job_usage(directory: Path) -> int:
+    """Bytes that a job's directory takes on the disk, its /tmp not counted, as far as it can be seen."""
+    return disk_usage(directory, besides=JobDirectory(directory).temporary.name)
+
+
+def disk_usage(directory: Path, besides: str = "") -> int:
+    """Bytes that the files below a directory take on the disk, but for one of its own directories."""
+    total = 0
+    for parent, directories, files in os.walk(directory):
+        if parent == str(directory) and besides in directories:
+            directories.remove(besides)
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
+
+
+def _let_through(directories: Iterable[Path]) -> None:
+    for directory in directories:
+        status = directory.stat()
+        if status.st_mode & 0o001:
+            continue
+        try:
+            directory.chmod(status.st_mode & 0o7777 | _PASSABLE)
+        except PermissionError:
+            raise ConfigError(
+                f"paths.spool: the accounts of jobs cannot get through {directory}. Let them: chmod o+x {directory}"
+            ) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..archive import read_member
 from ..config import Config
+from ..durable import open_plain
 from ..errors import NoResults, NotRunning, UnknownJob
 from ..model import Node, NodeKey
 from ..spool import Spool
@@ -84,7 +85,7 @@ async def _archived(config: Config, store: JobStore, node: Node) -> str:
 
 
 def _read(archive: Path, name: str) -> bytes | None:
-    with open(archive, "rb") as file:
+    with open(open_plain(archive), "rb") as file:
         return read_member(file, name)
 
 

@@ -1,6 +1,7 @@
 """The configuration: TOML files to frozen values."""
 
-from .reading import DEFAULT_FILE, load
+from .check import ACCOUNT
+from .reading import DEFAULT_FILE, files_of, load
 from .render import render
 from .sections import (
     Auth,
@@ -18,6 +19,6 @@ from .sections import (
 )
 
 __all__ = [
-    "DEFAULT_FILE", "Auth", "Config", "Duration", "Limits", "Local", "Paths", "Runtime", "Server", "Size", "User",
-    "is_loopback", "load", "render", "split_address",
+    "ACCOUNT", "DEFAULT_FILE", "Auth", "Config", "Duration", "Limits", "Local", "Paths", "Runtime", "Server", "Size",
+    "User", "files_of", "is_loopback", "load", "render", "split_address",
 ]  # fmt: skip

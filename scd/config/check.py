@@ -1,6 +1,7 @@
 """What a configuration must hold beyond the types of its values."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +15,14 @@ _OPEN = (
 
 _MOST_RETRIES = 10
 
+ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
+
 Origin = Callable[[str], Path]  # the file that a key was read from
 
 
 def check(config: Config, origin: Origin) -> None:
     """Raise ConfigError for the first thing that is wrong."""
-    for rule in (_paths, _addresses, _server, _at_least_one, _users, _numbers, _isolation, _runtimes):
+    for rule in (_paths, _addresses, _server, _at_least_one, _users, _numbers, _isolation, _accounts, _runtimes):
         for key, reason in rule(config):
             raise ConfigError(f"{origin(key)}: {key}: {reason}")
 
@@ -83,6 +86,30 @@ def _isolation(config: Config) -> Iterator[tuple[str, str]]:
             yield "local.readonly", f"{path!r} is not an absolute path"
         elif not os.path.exists(path):
             yield "local.readonly", f"{path} is not there"
+
+
+def _accounts(config: Config) -> Iterator[tuple[str, str]]:
+    """All users have an account, or none has."""
+    own = {f"users.{name}.account": user.account for name, user in config.users.items()}
+    for key, account in {"local.account": config.local.account, **own}.items():
+        if account and not ACCOUNT.fullmatch(account):
+            yield key, f"{account!r} is not the name of a Unix account"
+        elif account == "root" or (account and account == (config.server.user or "scd")):
+            yield key, f"jobs do not run as {account}"
+    if not config.accounts:
+        return
+    if not config.local.account:
+        for key, account in own.items():
+            if not account:
+                yield key, "is missing, and others have one: set it, or local.account for all who have none"
+        if not config.auth_required:
+            yield "local.account", "is missing: nobody has to log in, and jobs have accounts"
+    if config.server.user == "root":
+        yield "server.user", "is root, and jobs have accounts: let scd be an account of its own"
+    if config.local.isolation == "none":
+        yield "local.isolation", "is none: jobs of several accounts always run in sandboxes"
+    if not os.path.isabs(config.local.launcher):
+        yield "local.launcher", "must be an absolute path"
 
 
 def _paths(config: Config) -> Iterator[tuple[str, str]]:

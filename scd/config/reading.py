@@ -27,7 +27,7 @@ def load(file: Path | None = None) -> Config:
     if file is not None and not file.exists():
         raise ConfigError(f"{file}: there is no such file")
     main = file or DEFAULT_FILE
-    files = [path for path in (main, *sorted((main.parent / CONF_D).glob("*.toml"))) if path.exists()]
+    files = files_of(main)
     merged: dict[str, Any] = {}
     origins: dict[str, Path] = {}
     for path in files:
@@ -41,6 +41,11 @@ def load(file: Path | None = None) -> Config:
     config = _with_defaults(config, merged, system=bool(files) or os.geteuid() == 0)
     check(config, lambda key: _origin(key, origins) or main)
     return config
+
+
+def files_of(main: Path) -> list[Path]:
+    """The files that a configuration is read from, in their order."""
+    return [path for path in (main, *sorted((main.parent / CONF_D).glob("*.toml"))) if path.exists()]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -71,6 +71,8 @@ class Local(Section, frozen=True):
     readonly: tuple[str, ...] = ()
     processes: int = 4096
     on_stop: Literal["keep", "cancel"] = "keep"
+    account: str = ""
+    launcher: str = "/run/scd-launcher/launcher.sock"
 
 
 class Limits(Section, frozen=True):
@@ -88,6 +90,7 @@ class Limits(Section, frozen=True):
 
 class User(Section, frozen=True):
     password_hash: str
+    account: str = ""
     limits: Limits = Limits()
 
 
@@ -124,6 +127,16 @@ class Config(Section, frozen=True):
     @property
     def tcp_addresses(self) -> list[tuple[str, int]]:
         return [split_address(address) for address in self.server.listen if not address.startswith("unix:")]
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        """The Unix accounts that jobs run under; none where they run under scd's own."""
+        named = {self.local.account, *(user.account for user in self.users.values())}
+        return frozenset(named - {""})
+
+    def account_of(self, user: str) -> str:
+        """The Unix account of a user's jobs. Empty: scd's own, or none for a user who is not configured any more."""
+        return (self.users[user].account if user in self.users else "") or self.local.account
 
     def limits_of(self, user: str) -> Limits:
         return self.users[user].limits if user in self.users else self.limits

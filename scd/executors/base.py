@@ -22,6 +22,7 @@ class Spec(msgspec.Struct, frozen=True):
     unpack: bool  # a preparation's: no earlier one has succeeded, so the import must still be unpacked
     key: NodeKey | None = None
     ancestors: tuple[tuple[str, str, str], ...] = ()  # step, index, status of the nodes that ran before
+    user: str = ""
 
 
 class Observation(msgspec.Struct):

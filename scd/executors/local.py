@@ -9,17 +9,17 @@ import contextlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
 
 from ..errors import ScdError
-from ..launcher.accounting import sample
+from ..launcher.base import Connection, Launcher, LauncherDown, Work, connect, dismiss
 from ..launcher.journal import read
-from ..launcher.local import Connection, Launcher
 from ..model import NodeKey, Plan, ResourceUsage
-from ..procfs import ProcessId, alive, boot_id
+from ..procfs import ProcessId, boot_id
 from ..spool import JobDirectory, Spool
 from ..states import NodeState
 from .base import Observation, Spec
@@ -32,6 +32,9 @@ _GOODBYE = 5.0
 _SAMPLE_INTERVAL = 1.0
 _RECONNECT_DELAY = 0.5
 _LONGEST_DELAY = 15.0
+# What a shim may say of its archives: it can be in the hands of the job's account.
+_ARCHIVE = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.tar\.gz")
+_SNAPSHOT = re.compile(r"snapshot-[0-9a-f-]{1,64}\.tar\.gz")
 
 Wake = Callable[[], None]
 Message = dict[str, Any]
@@ -75,9 +78,8 @@ class LocalExecutor:
 
     async def snapshot(self, job_hash: str, key: NodeKey) -> str | None:
         reply = await self._ask(job_hash, {"op": "snapshot", "step": key.step, "index": key.index})
-        if reply is None or not reply.get("file"):
-            return None
-        return str(self._spool.job(job_hash).archives / reply["file"])
+        file = _named(_SNAPSHOT, (reply or {}).get("file"))
+        return None if file is None else str(self._spool.job(job_hash).archives / file)
 
     async def tail(self, job_hash: str, key: NodeKey, offset: int) -> dict[str, Any] | None:
         order = {"op": "tail", "step": key.step, "index": key.index, "offset": offset}
@@ -95,7 +97,7 @@ class LocalExecutor:
         """End the shims of all jobs but these: the daemon died before it could tell them that their jobs had ended."""
         for job_hash in await asyncio.to_thread(self._spool.with_shim):
             if job_hash not in wanted:
-                await self._launcher.dismiss(self._spool.job(job_hash))
+                await dismiss(self._spool.job(job_hash))
 
     async def close(self) -> None:
         """Leave all jobs alone; they go on without the daemon."""
@@ -113,13 +115,13 @@ class LocalExecutor:
     async def _sample(self) -> None:
         while True:
             await asyncio.sleep(_SAMPLE_INTERVAL)
-            running = {
-                name: seen
-                for session in self._sessions.values()
-                for name, seen in session.observations.items()
-                if seen.pid is not None and seen.state is None
-            }
-            figures = await asyncio.to_thread(sample, {name: seen.pid for name, seen in running.items() if seen.pid})
+            running: dict[str, Observation] = {}
+            pids: dict[str, tuple[str, int]] = {}
+            for session in self._sessions.values():
+                for name, seen in session.observations.items():
+                    if seen.pid is not None and seen.state is None:
+                        running[name], pids[name] = seen, (session.user, seen.pid)
+            figures = await asyncio.to_thread(self._launcher.sample, pids)
             for name, usage in figures.items():
                 running[name].usage = running[name].usage.merged(usage)
 
@@ -147,6 +149,10 @@ class Session:
         self._replies: dict[str, asyncio.Future[Message]] = {}
         self._exiting = False
         self._task = asyncio.create_task(self._serve())
+
+    @property
+    def user(self) -> str:
+        return self._spec.user
 
     def order(self, order: Message, name: str) -> None:
         if name in self.observations and name not in self._unaccepted:
@@ -184,7 +190,7 @@ class Session:
             self.abandon()
         else:
             self.abandon()
-            await self._launcher.dismiss(self.directory)
+            await dismiss(self.directory)
 
     def abandon(self) -> None:
         self._task.cancel()
@@ -211,23 +217,37 @@ class Session:
             delay = min(2 * delay, _LONGEST_DELAY)
 
     async def _connect(self) -> Connection:
-        connection = await self._launcher.connect(self.directory)
+        if any(order["op"] == "prepare" for order in self._unaccepted.values()):
+            await self._adopt()
+        connection = await connect(self.directory)
         if connection is None:
-            if self._shim is not None and await asyncio.to_thread(alive, self._shim):
+            if self._shim is not None and await asyncio.to_thread(self._launcher.is_alive, self._shim, self.user):
                 raise _Silent(f"its shim (pid {self._shim.pid}) lives but does not answer; it is waited for")
             if not await asyncio.to_thread(self.directory.control.is_dir):
                 self._fail(self.observations, "the job's directory is gone")
             await self._start_shim()
-            connection = await self._launcher.connect(self.directory)
+            connection = await connect(self.directory)
         if connection is None:
             raise ScdError("The job's shim does not answer.")
         return connection
+
+    async def _adopt(self) -> None:
+        try:
+            await asyncio.to_thread(self._launcher.adopt, self._spec.job_hash, self.user)
+        except LauncherDown:
+            raise
+        except ScdError as error:
+            self._fail(self._unaccepted, str(error))
+            raise
 
     async def _start_shim(self) -> None:
         """Only after a look at the journal: what is not accepted there now never was, and fails if there is no shim."""
         spec = self._spec
         try:
-            await self._launcher.start(self.directory, spec.job_hash, spec.design, spec.jobname, spec.runtime)
+            work = Work(self.directory, spec.job_hash, spec.design, spec.jobname, spec.runtime, spec.user)
+            await self._launcher.start(work)
+        except LauncherDown:  # the job waits for it
+            raise
         except (OSError, ScdError) as error:
             self._fail(self._unaccepted, str(error))
             raise
@@ -245,8 +265,8 @@ class Session:
                     await self._catch_up()
                 elif (reply := self._replies.get(message.get("id", ""))) is not None and not reply.done():
                     reply.set_result(message)
-                elif message.get("file"):  # a snapshot that nobody waits for any more
-                    await asyncio.to_thread((self.directory.archives / message["file"]).unlink, missing_ok=True)
+                elif file := _named(_SNAPSHOT, message.get("file")):  # a snapshot that nobody waits for any more
+                    await asyncio.to_thread((self.directory.archives / file).unlink, missing_ok=True)
         finally:
             writer, self._writer = self._writer, None
             if writer is not None:
@@ -278,7 +298,8 @@ class Session:
                 if record["boot"] == self._boot:  # else its pid may be anybody's by now
                     seen.pid, seen.started_mono = record["pid"], record["mono"]
             case "ended":
-                seen.ended, seen.elapsed, seen.archive = record["at"], record["elapsed"], record["archive"]
+                seen.ended, seen.elapsed = record["at"], record["elapsed"]
+                seen.archive = _named(_ARCHIVE, record["archive"])
                 seen.reason, seen.exit_code = _text(record["reason"]), _number(record.get("exit_code"))
                 seen.refused, seen.lost = bool(record.get("refused")), bool(record.get("lost"))
                 seen.usage = seen.usage.merged(_usage(record.get("usage")))
@@ -317,6 +338,10 @@ def _state(word: str) -> NodeState:
     except ValueError:
         return NodeState.ERROR
     return state if state.done else NodeState.ERROR
+
+
+def _named(pattern: re.Pattern[str], name: object) -> str | None:
+    return name if isinstance(name, str) and pattern.fullmatch(name) else None
 
 
 def _text(value: object) -> str:

@@ -38,11 +38,11 @@ def take_lock(control: Path) -> int:
 class Entrance:
     """The listening socket and the daemon's connections."""
 
-    def __init__(self, control: Path, daemon_uid: int, selector: selectors.BaseSelector):
+    def __init__(self, control: Path, daemon_uid: int, selector: selectors.BaseSelector, *, shared: bool):
         self._daemon_uid = daemon_uid
         self._selector = selector
         self._connections: dict[socket.socket, bytearray] = {}
-        self.listener = _listen(control)
+        self.listener = _listen(control, 0o660 if shared else 0o600)
         selector.register(self.listener, selectors.EVENT_READ)
 
     @property
@@ -99,7 +99,7 @@ class Entrance:
             connection.close()
 
 
-def _listen(control: Path) -> socket.socket:
+def _listen(control: Path, mode: int) -> socket.socket:
     """Bound below the directory's descriptor, since a socket's path may only have 108 bytes."""
     directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
     with contextlib.suppress(FileNotFoundError):
@@ -107,6 +107,6 @@ def _listen(control: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.bind(f"/proc/self/fd/{directory}/{SOCKET}")
     os.close(directory)
-    os.chmod(control / SOCKET, 0o600)
+    os.chmod(control / SOCKET, mode)
     listener.listen(8)
     return listener

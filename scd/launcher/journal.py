@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..durable import fsync
+from ..durable import fsync, open_plain
 from ..procfs import boot_id
 
 FILE = "events.jsonl"
@@ -104,7 +104,7 @@ class Journal:
 def read(directory: Path, offset: int = 0) -> tuple[list[Record], int]:
     """The whole records from ``offset`` on, and the offset behind them."""
     try:
-        with open(directory / FILE, "rb") as file:
+        with open(open_plain(directory / FILE), "rb") as file:
             file.seek(offset)
             data = file.read()
     except FileNotFoundError:

@@ -1,20 +1,24 @@
 """Archive files: opened by the shim outside the job's reach, filled by the runner, published here. Standard library."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
 from ..durable import replace
 
+# The daemon may write in the directory too: what it would let a link lead to is the job's account's.
+_NEW = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def open_archive(directory: Path, name: str) -> int:
     """A descriptor to fill, of a file that has not its final name yet."""
-    return os.open(directory / f".{name}", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+    return os.open(_aside(directory, name), _NEW, 0o640)
 
 
 def publish(directory: Path, name: str) -> str | None:
     """Give a filled archive its name, durably; None if it was never filled. Raises OSError."""
-    aside = directory / f".{name}"
+    aside = _aside(directory, name)
     if not aside.stat().st_size:
         aside.unlink()
         return None
@@ -25,4 +29,11 @@ def publish(directory: Path, name: str) -> str | None:
 def discard(directory: Path, name: str) -> None:
     """Drop an archive that was not finished: it must neither be served nor fill the disk."""
     with contextlib.suppress(OSError):
-        (directory / f".{name}").unlink()
+        _aside(directory, name).unlink()
+
+
+def _aside(directory: Path, name: str) -> Path:
+    """Names come from the daemon, which may have another account: they lead nowhere else. Raises OSError."""
+    if "/" in name:
+        raise OSError(errno.EINVAL, "not a file name", name)
+    return directory / f".{name}"

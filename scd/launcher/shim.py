@@ -9,8 +9,9 @@ job's journal, opens the archive files and gives the runner only their descripto
 4. end nodes: TERM, then KILL of the whole tree;
 5. after a death, its predecessor's or the runner's, end each node that was lost with its reason and save its logs.
 
-``python -I -S boot.py scd.launcher.shim CONTROL_DIRECTORY`` prints its pid once it takes orders. An order is known by
-its attempt's name; a name that was once accepted is never run again.
+``python -I -S boot.py scd.launcher.shim CONTROL_DIRECTORY [FD FD]`` prints its pid once it takes orders. An order is
+known by its attempt's name; a name that was once accepted is never run again. The descriptors are of the directories
+control and archives: then the daemon has another account, and could rename what lies above them.
 """
 
 import contextlib
@@ -40,15 +41,17 @@ _NEWS = {"journal": True}
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
+_CONTROL_FD, _ARCHIVES_FD = 100, 101
 _PACKING = 120.0  # for the results of a node that was killed
 _RETRY = 1.0  # between attempts to write what a full disk did not take
 
 
 class Shim:
-    def __init__(self, control: Path):
+    def __init__(self, control: Path, archives: Path | None = None):
+        """``archives`` if the spec's path is not to be trusted; neither is then what it says of others."""
         self.control = control
         self.spec: dict[str, Any] = json.loads((control / SPEC).read_text())
-        self.archives = Path(self.spec["archives"])
+        self.archives = archives or Path(self.spec["archives"])
         self.selector = selectors.DefaultSelector()
         self.attempts: dict[str, Attempt] = {}
         self.deferred: list[Attempt] = []  # accepted, but that is not on the disk yet: a full one makes them wait
@@ -58,12 +61,15 @@ class Shim:
         self.runner: RunnerProcess | None = None
         self.replies: dict[str, tuple[socket.socket, str | None]] = {}
         self.closing = False
+        os.umask(0o027 if self.spec["shared"] else 0o077)  # shared: a daemon of another account reads as the group
         self.lock = take_lock(control)
         self.journal = Journal(control)
         # A sandbox shows the job's own directory as /tmp. Without one it must be short, for sockets: their paths may
         # only have 108 bytes, and the job's directory lies deep.
         self.temporary = self.spec["temporary"] or tempfile.mkdtemp(prefix="scd-")
-        self.entrance = Entrance(control, self.spec["daemon_uid"], self.selector)
+        if archives is not None:
+            self.temporary = str(control / ".." / os.path.basename(self.temporary))
+        self.entrance = Entrance(control, self.spec["daemon_uid"], self.selector, shared=self.spec["shared"])
 
     def run(self) -> None:
         self._take_over()
@@ -170,7 +176,8 @@ class Shim:
                 fds.append(open_archive(self.archives, attempt.archive))
                 stack.callback(os.close, fds[-1])
                 for upload in (order[kind] for kind in ("manifest", "import") if kind in order):
-                    fds.append(os.open(upload, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+                    path = self.control / ".." / "upload" / os.path.basename(upload)
+                    fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
                     stack.callback(os.close, fds[-1])
                 self._to_runner(order, tuple(fds))
             except OSError as error:
@@ -346,8 +353,16 @@ class Shim:
             os.waitpid(result.si_pid, 0)
 
 
+def _pinned(control: int, archives: int) -> tuple[Path, Path]:
+    """Paths that lead to these directories whatever is renamed above them, and are the same for every shim."""
+    for given, fixed in ((control, _CONTROL_FD), (archives, _ARCHIVES_FD)):
+        os.dup2(given, fixed, inheritable=False)
+        os.close(given)
+    return Path(f"/proc/self/fd/{_CONTROL_FD}"), Path(f"/proc/self/fd/{_ARCHIVES_FD}")
+
+
 def main() -> None:
-    control = Path(sys.argv[1])
+    places = _pinned(*map(int, sys.argv[2:])) if sys.argv[2:] else (Path(sys.argv[1]),)
     os.umask(0o077)
     if os.fork():
         os._exit(0)
@@ -356,7 +371,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         # Not SIG_IGN: the runner would inherit that.
         signal.signal(number, lambda *_: None)
-    shim = Shim(control)
+    shim = Shim(*places)
     # The starter reads this line and end of file, or end of file alone if we died.
     sys.stdout.write(f"{os.getpid()}\n")
     sys.stdout.flush()

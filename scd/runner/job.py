@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ class Settings(NamedTuple):
     max_ratio: int
     max_processes: int  # and threads, of the whole job; 0: no limit but the system's
     packages: Sequence[str]  # of this Python, for the jobs' records
+    places: Mapping[str, Sequence[int]]  # device and inode of what must be at these paths
 
     @property
     def builddir(self) -> Path:

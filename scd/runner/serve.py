@@ -33,7 +33,7 @@ from .child import (
 )
 from .job import Settings, load
 from .prepare import Rejected, prepare
-from .restraint import restrain
+from .restraint import misplaced, restrain
 
 _REPLY_LIMIT = 2**18
 _PREPARED = b"\n"  # what prepare reports before its outcome, once the manifest can be loaded
@@ -265,6 +265,8 @@ def main() -> None:
     try:
         message, _ = receive(channel)
         settings = Settings(**message)
+        if wrong := misplaced(settings.places):
+            sys.exit(f"another directory is at {', '.join(wrong)}")
         restrain(settings.max_processes)
         # Nobody else is to speak in the runner's name, and end a node that goes on uncharged. Not earlier: one that is
         # hidden may not even write its own oom_score_adj.

@@ -16,6 +16,7 @@ from .. import __version__, limits, manifest
 from ..auth import Passwords
 from ..board import Board, JobView
 from ..config import Config
+from ..durable import open_plain
 from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, UnknownJob
 from ..executors.base import Executor
 from ..intake import Intake, digest
@@ -236,7 +237,7 @@ class Api:
         self._s.janitor.fetched(job_hash)
         path, temporary = await self._archive(job_hash, asked.node)
         try:
-            file = await asyncio.to_thread(open, path, "rb")
+            file = open(await asyncio.to_thread(open_plain, path), "rb")  # noqa: SIM115, ASYNC230 - closed by _send
         except FileNotFoundError:
             raise NoResults from None
         size = os.fstat(file.fileno()).st_size

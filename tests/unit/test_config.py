@@ -60,6 +60,16 @@ def write(tmp_path: Path) -> Write:
         ('[limits]\nperiod = "unlimited"', "limits.period", "Expected a duration, got None"),
         ("[limits]\nmax_jobs = -1", "limits", 'max_nodes and max_jobs must be 0 or more, or "unlimited"'),
         ("[local]\ncores = -1", "local.cores", "must be 0 (all cores) or more"),
+        ('[local]\naccount = "a b"', "local.account", "'a b' is not the name of a Unix account"),
+        ('[local]\naccount = "root"', "local.account", "jobs do not run as root"),
+        ('[local]\naccount = "scd"', "local.account", "jobs do not run as scd"),
+        ('[server]\nuser = "root"\n[local]\naccount = "a"', "server.user", "is root, and jobs have accounts"),
+        ('[local]\naccount = "a"\nisolation = "none"', "local.isolation", "is none: jobs of several accounts always"),
+        ('[local]\naccount = "a"\nlauncher = "x"', "local.launcher", "must be an absolute path"),
+        (f'[users.a]\npassword_hash = "{HASH}"\naccount = "a"\n[users.b]\npassword_hash = "{HASH}"', "users.b.account",
+         "is missing, and others have one"),
+        (f'[auth]\nrequired = false\n[users.a]\npassword_hash = "{HASH}"\naccount = "a"', "local.account",
+         "is missing: nobody has to log in"),
         ('[local]\nisolation = "no"', "local.isolation", "Invalid enum value 'no'"),
         ('[local]\nnetwork = "loopback"', "local.network", "Invalid enum value 'loopback'"),
         ('[local]\nreadonly = ["tools"]', "local.readonly", "'tools' is not an absolute path"),
@@ -192,3 +202,12 @@ def test_what_is_shown_reads_back_and_hides_hashes(write: Write, tmp_path: Path)
     again = tmp_path / "again.toml"
     again.write_text(shown.replace('"(set)"', f'"{HASH}"'))
     assert load(again) == config
+
+
+def test_whose_account_a_job_has(write: Write) -> None:
+    hashed = f'password_hash = "{HASH}"\n'
+    config = load(write(f'[local]\naccount = "guest"\n[users.a]\n{hashed}account = "alice"\n[users.b]\n{hashed}'))
+    assert config.accounts == {"guest", "alice"}
+    assert [config.account_of(user) for user in ("a", "b", "gone", "")] == ["alice", "guest", "guest", "guest"]
+    assert load(write("")).accounts == set()
+    assert load(write("")).account_of("a") == ""

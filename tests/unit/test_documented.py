@@ -14,6 +14,7 @@ from scd import daemon
 from scd.cli import main as scdctl
 from scd.config import Config, load
 from scd.demo import main as demo
+from scd.launcher import service
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "man").glob("*.[58]"))
@@ -77,7 +78,9 @@ def test_the_sample_as_shipped_is_the_default() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "parser"), [("scd.8", daemon.parser()), ("scdctl.8", scdctl.parser())], ids=["scd", "scdctl"]
+    ("page", "parser"),
+    [("scd.8", daemon.parser()), ("scdctl.8", scdctl.parser()), ("scd-launcher.8", service.parser())],
+    ids=["scd", "scdctl", "scd-launcher"],
 )
 def test_each_flag_is_in_the_manual(page: str, parser: argparse.ArgumentParser) -> None:
     text = plain(page)

@@ -1,0 +1,124 @@
+"""What ``scd-launcher`` does for each request, in a child of its own that is still root when it begins.
+
+Nothing that the daemon says is believed: accounts, runtimes and paths come from the launcher's own configuration, and
+whose a directory is, from the file system.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import Config
+from ..procfs import ProcessId, alive
+from ..spool import Spool
+from . import accounting, frame, trial
+from .accounts import Account, Refused, become, find, owner
+from .base import START_DEADLINE, Work
+from .requests import Adopt, Alive, AnyRequest, Check, Empty, Size, Start, Usage
+from .sandbox import TEMPORARY
+from .shim import SPEC
+from .spec import SHIM_ENVIRONMENT, shim_argv, shim_spec
+
+
+class Ground(NamedTuple):
+    """What the launcher stands on: its configuration, the file that it is from, scd's account, root's directory."""
+
+    config: Config
+    file: Path
+    scd: Account
+    place: Path
+
+    @property
+    def spool(self) -> Path:
+        return Path(self.config.paths.spool)
+
+    def account(self, name: str) -> Account:
+        return find(name, self.config, self.scd)
+
+
+def carry_out(ground: Ground, request: AnyRequest) -> Any:
+    """The reply's value. Raises Refused, and OSError. This process may be another account's afterwards."""
+    match request:
+        case Check():
+            ground.account(request.account)
+        case Adopt():
+            frame.give(ground.spool, request.job_hash, ground.account(request.account), ground.scd)
+        case Start():
+            _start(ground, request, ground.account(request.account))
+        case Empty():
+            with frame.opened(ground.spool, ("staging", request.staged), ground.scd) as fd:
+                if _become_owner(fd, ground):
+                    frame.empty(fd)
+        case Size():
+            with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
+                return frame.size(fd) if _become_owner(fd, ground) else 0
+        case Alive():
+            become(ground.account(request.account))
+            return alive(ProcessId(request.pid, request.ticks, request.boot))
+        case Usage():
+            account = ground.account(request.account)
+            become(account)
+            return _usage(request.pids, account)
+    return None
+
+
+def _become_owner(fd: int, ground: Ground) -> bool:
+    """Become the account whose job this is; whether there is one."""
+    uid = next((uid for name in frame.OWN if (uid := frame.owner_of(fd, name)) not in (None, ground.scd.uid)), None)
+    if uid is None:
+        return False
+    become(owner(uid, ground.scd))
+    return True
+
+
+def _start(ground: Ground, request: Start, account: Account) -> None:
+    with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
+        for name in frame.OWN:
+            if frame.owner_of(fd, name) != account.uid:
+                raise Refused(f"{name} of job {request.job_hash} is not {account.name}'s")
+        found = trial.known(account, ground.config, ground.file, ground.place)
+        runtimes = found.runtimes(ground.config)
+        chosen, _ = runtimes.get(request.runtime)
+        directory = Spool(ground.spool).job(request.job_hash)
+        work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, "")
+        control, archives = (os.open(name, frame.STEP, dir_fd=fd) for name in (frame.CONTROL, frame.ARCHIVES))
+        places = {str(directory.work): frame.identity(fd, frame.WORK), TEMPORARY: frame.identity(fd, frame.TMP)}
+        spec = shim_spec(
+            ground.config, runtimes, found.sandboxes[chosen.name], work, daemon_uid=ground.scd.uid, places=places
+        )
+        become(account)
+    for place in (control, archives):
+        if os.fstat(place).st_uid != account.uid:
+            raise Refused(f"the directory of job {request.job_hash} changed meanwhile")
+    with open(_create(SPEC, os.O_TRUNC, control), "w") as file:
+        json.dump(spec, file)
+    with open(_create("shim.log", os.O_APPEND, control), "ab") as log:
+        try:
+            done = subprocess.run(
+                [*shim_argv(work), str(control), str(archives)], pass_fds=(control, archives), cwd="/",
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=SHIM_ENVIRONMENT,
+                start_new_session=True, timeout=START_DEADLINE,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise Refused(f"The shim of job {request.job_hash} did not start in {START_DEADLINE:.0f} s.") from None
+    if not done.stdout.strip():
+        raise Refused(f"The shim of job {request.job_hash} did not start; see {directory.control}/shim.log.")
+
+
+def _create(name: str, flag: int, directory: int) -> int:
+    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flag, 0o600, dir_fd=directory)
+
+
+def _usage(pids: tuple[int, ...], account: Account) -> list[dict[str, Any] | None]:
+    """A journal may name any pid: figures are given of the account's own processes alone."""
+    figures = accounting.sample({str(pid): pid for pid in pids if pid > 1 and _is_own(pid, account)})
+    return [figures.get(str(pid)) for pid in pids]  # type: ignore[misc]
+
+
+def _is_own(pid: int, account: Account) -> bool:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid == account.uid
+    except OSError:
+        return False

@@ -1,0 +1,145 @@
+"""The launcher of a gateway, as the daemon sees it: a service that is root, asked over a Unix socket.
+
+One connection a request. No answer is no answer: the launcher may be restarting, and what it was asked is asked again.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..archive import remove_tree
+from ..config import Config
+from ..errors import ConfigError
+from ..model import ResourceUsage
+from ..procfs import ProcessId, alive, boot_id
+from ..spool import JobDirectory, job_usage
+from .base import LauncherDown, ShimFailed, Work
+from .requests import MOST_BYTES, MOST_PIDS, Adopt, Alive, Check, Empty, Request, Size, Start, Usage, encode, read
+
+# An account's first job waits for its runtimes to be tried; a large tree takes its time to be removed.
+_PATIENCE = 600.0
+_START_PATIENCE = 10.0  # for a launcher that starts together with scd
+_RETRY = 0.2
+
+
+class Gateway:
+    def __init__(self, config: Config):
+        self._config = config
+
+    def check(self) -> None:
+        """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
+        deadline = time.monotonic() + _START_PATIENCE
+        for account in sorted(self._config.accounts):
+            while True:
+                try:
+                    self._ask(Check(account))
+                    break
+                except ShimFailed as refusal:
+                    raise ConfigError(f"scd-launcher: {refusal.message}") from None
+                except LauncherDown as error:
+                    if time.monotonic() > deadline:
+                        raise ConfigError(
+                            f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
+                            "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
+                            "this configuration; [local] launcher names its socket"
+                        ) from None
+                    time.sleep(_RETRY)
+
+    def adopt(self, job_hash: str, user: str) -> None:
+        self._ask(Adopt(job_hash, self._account(user)))
+
+    async def start(self, work: Work) -> None:
+        request = Start(work.job_hash, self._account(work.user), work.design, work.jobname, work.runtime)
+        await asyncio.to_thread(self._ask, request)
+
+    def is_alive(self, process: ProcessId, user: str) -> bool:
+        """Nothing lives on from another boot. Who has no account any more cannot be asked about, but seen perhaps."""
+        if process.boot != boot_id():
+            return False
+        try:
+            return self._ask(Alive(self._account(user), *process)) is True
+        except ShimFailed:
+            return alive(process)
+
+    def sample(self, pids: Mapping[str, tuple[str, int]]) -> dict[str, ResourceUsage]:
+        found: dict[str, ResourceUsage] = {}
+        by_user: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for name, (user, pid) in pids.items():
+            by_user[user].append((name, pid))
+        for user, processes in by_user.items():
+            for start in range(0, len(processes), MOST_PIDS):
+                batch = processes[start : start + MOST_PIDS]
+                try:
+                    answer = self._ask(Usage(self._account(user), tuple(pid for _, pid in batch)))
+                    figures = msgspec.convert(answer, list[ResourceUsage | None])
+                except (LauncherDown, ShimFailed, msgspec.ValidationError):  # there is another sample in a second
+                    continue
+                found |= {name: usage for (name, _), usage in zip(batch, figures, strict=False) if usage is not None}
+        return found
+
+    def remove(self, directory: Path) -> None:
+        """First what the account has in it, by its own hand; then the frame, which is scd's."""
+        if _has_foreign(directory):
+            self._ask_for_files(Empty(directory.name))
+        for child in directory.iterdir():
+            try:
+                child.rmdir()
+            except OSError:
+                if child.is_dir():
+                    remove_tree(child)
+                else:
+                    child.unlink()
+        directory.rmdir()
+
+    def size(self, directory: Path) -> int:
+        own = job_usage(directory)  # of what scd cannot look into it counts nothing
+        return own + int(self._ask_for_files(Size(directory.name))) if _has_foreign(directory) else own
+
+    def _account(self, user: str) -> str:
+        account = self._config.account_of(user)
+        if not account:
+            raise ShimFailed(f"The user {user!r} is not in the configuration any more, and has no account.")
+        return account
+
+    def _ask_for_files(self, request: Request) -> Any:
+        """Raises OSError: to those who ask, the launcher is a disk that is slow or failing."""
+        try:
+            return self._ask(request)
+        except (LauncherDown, ShimFailed) as error:
+            raise OSError(error.message) from None
+
+    def _ask(self, request: Request) -> Any:
+        """Raises LauncherDown, and ShimFailed for what it refuses."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+                channel.settimeout(_PATIENCE)
+                channel.connect(self._config.local.launcher)
+                channel.sendall(encode(request))
+                data = channel.recv(MOST_BYTES)
+            if not data:
+                raise LauncherDown("scd-launcher hung up")
+            reply = read(data)
+        except (OSError, msgspec.DecodeError) as error:
+            raise LauncherDown(f"{self._config.local.launcher}: {error}") from None
+        if reply.error:
+            raise ShimFailed(reply.error)
+        return reply.value
+
+
+def _has_foreign(directory: Path) -> bool:
+    """Whether an account has anything in a job's directory."""
+    job = JobDirectory(directory)
+    for path in (job.work, job.temporary, job.control, job.archives):
+        try:
+            if path.lstat().st_uid != os.geteuid():
+                return True
+        except FileNotFoundError:
+            continue
+    return False

@@ -1,0 +1,204 @@
+"""``scd-launcher``: the only part of scd that is root. No network, no database, no HTTP.
+
+It takes requests of scd's account on a Unix socket and forks a child for each, which checks everything again, becomes
+the account that is concerned, and only then touches anything of a job. The service itself holds no state: it can be
+killed and started again at any time, and jobs go on.
+"""
+
+import argparse
+import os
+import pwd
+import select
+import signal
+import socket
+import stat
+import struct
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from .. import __version__
+from ..config import DEFAULT_FILE, Config, files_of, load
+from ..errors import ConfigError, ScdError
+from ..systemd import notify
+from . import trial
+from .accounts import Account, Refused, find
+from .duties import Ground, carry_out
+from .requests import MOST_BYTES, Reply, decode, encode
+
+_MOST_CHILDREN = 32
+_PATIENCE = 10.0  # for a request to come
+_CHILD_DEADLINE = 600
+_OTHERS_WRITE = 0o022
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scd-launcher",
+        description="Starts jobs under Unix accounts for scd. It is root, runs in the foreground and logs to stderr.",
+    )
+    parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration (default /etc/scd/scd.toml)")
+    parser.add_argument("--version", action="version", version=f"scd-launcher {__version__}")
+    return parser
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    try:
+        serve(make_ready((arguments.config or DEFAULT_FILE).absolute()))
+    except ScdError as error:
+        print(f"scd-launcher: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def make_ready(file: Path) -> Ground:
+    """Read the configuration and check what it stands on. Raises ConfigError."""
+    if os.geteuid() != 0:
+        raise ConfigError("scd-launcher starts jobs under several accounts, which only root can")
+    for path in files_of(file):
+        _check_is_roots(path)
+        _check_is_roots(path.parent)
+    config = load(file)
+    if not config.accounts:
+        raise ConfigError(f"{file}: no user has an account, so there is nothing to do: see local.account")
+    name = config.server.user or "scd"
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        raise ConfigError(f"{file}: server.user: there is no account {name!r}") from None
+    if found.pw_uid == 0:
+        raise ConfigError(f"{file}: server.user: scd must not be root")
+    scd = Account(name, found.pw_uid, found.pw_gid)
+    place = Path(config.local.launcher).parent
+    try:
+        if not place.is_dir():
+            place.mkdir()
+            place.chmod(0o755)
+        _check_is_roots(place)
+        trial.prepare(place)
+    except OSError as error:
+        raise ConfigError(f"{file}: local.launcher: {error}") from None
+    for account in sorted(config.accounts):
+        try:
+            find(account, config, scd)
+        except Refused as refusal:  # the others' jobs run
+            print(f"scd-launcher: {refusal}", file=sys.stderr, flush=True)
+    return Ground(_without_hashes(config), file, scd, place)
+
+
+def serve(ground: Ground) -> None:
+    """Until SIGTERM. A request that is being carried out then is finished by its own process."""
+    woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    stopping: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stopping.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    os.umask(0o077)
+    children: set[int] = set()
+    with _listen(ground) as listener:
+        print(f"scd-launcher {__version__} serves {ground.scd.name} on {ground.config.local.launcher}", file=sys.stderr)
+        sys.stderr.flush()
+        notify("READY=1")
+        while not stopping:
+            sources: list[int] = [woken, *([listener.fileno()] if len(children) < _MOST_CHILDREN else [])]
+            ready, _, _ = select.select(sources, [], [])
+            if woken in ready:
+                os.read(woken, 4096)
+            _reap(children)
+            if listener.fileno() in ready:
+                _accept(listener, ground, children)
+    notify("STOPPING=1")
+
+
+def _listen(ground: Ground) -> socket.socket:
+    """In a directory that only root writes, so that what is bound here is what is given to scd."""
+    path = Path(ground.config.local.launcher)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    listener.setblocking(False)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    os.chown(path, ground.scd.uid, ground.scd.gid)
+    listener.listen(128)
+    return listener
+
+
+def _accept(listener: socket.socket, ground: Ground, children: set[int]) -> None:
+    try:
+        connection, _ = listener.accept()
+    except OSError:
+        return
+    with connection:
+        _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if uid != ground.scd.uid:
+            print(f"scd-launcher: uid {uid} is not {ground.scd.name}: not answered", file=sys.stderr, flush=True)
+            return
+        try:
+            pid = os.fork()
+        except OSError as error:  # the daemon asks again
+            print(f"scd-launcher: {error}", file=sys.stderr, flush=True)
+            return
+        if pid:
+            children.add(pid)
+            return
+        try:
+            listener.close()
+            _answer(connection, ground)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
+
+
+def _answer(connection: socket.socket, ground: Ground) -> None:
+    """In the child. Whatever goes wrong is its own end, and no one else's."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.alarm(_CHILD_DEADLINE)
+    connection.settimeout(_PATIENCE)
+    try:
+        data = connection.recv(MOST_BYTES + 1)
+        if not data:
+            return
+        if len(data) > MOST_BYTES:
+            raise Refused("the request is too large")
+        reply = Reply(value=carry_out(ground, decode(data)))
+    except (Refused, msgspec.DecodeError, RecursionError) as error:
+        reply = Reply(error=str(error))
+    except OSError as error:
+        reply = Reply(error=f"scd-launcher: {error}")
+    if reply.error:
+        print(f"scd-launcher: refused: {' '.join(reply.error.split())}", file=sys.stderr, flush=True)
+    connection.sendall(encode(reply))
+
+
+def _reap(children: set[int]) -> None:
+    for pid in list(children):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            children.discard(pid)
+
+
+def _check_is_roots(path: Path) -> None:
+    """Whoever writes the configuration says which accounts there are. Raises ConfigError."""
+    status = path.stat()
+    if status.st_uid != 0 or (status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX):
+        raise ConfigError(f"{path} can be written by others than root, and scd-launcher would obey it")
+
+
+def _without_hashes(config: Config) -> Config:
+    users = {name: msgspec.structs.replace(user, password_hash="") for name, user in config.users.items()}
+    return msgspec.structs.replace(config, users=users)
+
+
+if __name__ == "__main__":
+    main()
