@@ -20,7 +20,7 @@ from scd.web.admin import Admin
 from scd.web.api import Api
 
 from ..harness import ROOT, Daemon
-from ..integration.submission import import_archive, manifest, set_value
+from ..integration.submission import collected, import_archive, manifest, set_value
 from .judge import DESCRIPTION, Judge
 from .wire import Answer, Request
 
@@ -90,14 +90,16 @@ def test_each_status_that_is_described_can_be_had(strict: Daemon, new_daemon: Ca
     """And has the shape that is described."""
     full = new_daemon(paths='min_free = "1000TiB"')
     script = "script=head -c 400000 /dev/urandom > large"
-    job = str(strict.submit(manifest("work", script), import_archive()).json()["job_hash"])
+    job = str(strict.submit(manifest("work", script), collected("work", script)).json()["job_hash"])
     strict.wait(job)
     other = str(
         strict.submit(set_value(manifest("chain"), "other", "option", "jobname"), import_archive()).json()["job_hash"]
     )
     strict.wait(other)
-    slow = str(strict.submit(manifest("work", "script=sleep 60"), import_archive()).json()["job_hash"])
-    second = str(strict.submit(manifest("work", "script=sleep 61"), import_archive()).json()["job_hash"])
+    slow, second = (
+        str(strict.submit(manifest("work", script), collected("work", script)).json()["job_hash"])
+        for script in ("script=sleep 60", "script=sleep 61")
+    )
     strict.wait_for_node(slow, "work0", "running")
     judge = Judge()
     for (path, method, status), ask in _questions(strict, full, job, other, slow, second).items():
