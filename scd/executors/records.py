@@ -1,0 +1,82 @@
+"""What a job's journal says of an attempt, as an observation.
+
+A job, or its account, may have written it: only values that make sense are taken over.
+"""
+
+import re
+from typing import Any
+
+import msgspec
+
+from ..model import Plan, ResourceUsage
+from ..states import NodeState
+from .base import Observation
+
+# What a shim may say of its archives: it can be in the hands of the job's account.
+_ARCHIVE = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.tar\.gz")
+_SNAPSHOT = re.compile(r"snapshot-[0-9a-f-]{1,64}\.tar\.gz")
+
+
+def observe(seen: Observation, record: dict[str, Any], boot: str) -> None:
+    """Take over a record of an attempt. Raises LookupError, TypeError or ValueError for one that makes no sense."""
+    match record["type"]:
+        case "started":
+            seen.started = record["at"]
+            if record["boot"] == boot:  # else its pid may be anybody's by now
+                seen.pid, seen.started_mono = record["pid"], record["mono"]
+        case "ended":
+            seen.ended, seen.elapsed = record["at"], record["elapsed"]
+            seen.archive = _named(_ARCHIVE, record["archive"])
+            seen.reason, seen.exit_code = _text(record["reason"]), _number(record.get("exit_code"))
+            seen.refused, seen.lost = bool(record.get("refused")), bool(record.get("lost"))
+            seen.usage = seen.usage.merged(_usage(record.get("usage")))
+            seen.state = _state(record["state"])
+            if plan := record.get("plan"):
+                _take_plan(seen, plan)
+
+
+def snapshot_name(name: object) -> str | None:
+    """A file name that a snapshot may have, None for any other."""
+    return _named(_SNAPSHOT, name)
+
+
+def _state(word: str) -> NodeState:
+    """What a job can write decides its status: anything unknown is an error."""
+    try:
+        state = NodeState(word)
+    except ValueError:
+        return NodeState.ERROR
+    return state if state.done else NodeState.ERROR
+
+
+def _named(pattern: re.Pattern[str], name: object) -> str | None:
+    return name if isinstance(name, str) and pattern.fullmatch(name) else None
+
+
+def _text(value: object) -> str:
+    """Whatever bytes a tool put into an error: the database takes only what can be written as UTF-8."""
+    return str(value).encode(errors="replace").decode()
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and abs(value) < 2**31 else None
+
+
+def _usage(figures: object) -> ResourceUsage:
+    """The runner's figures are for show; what is charged is the shim's. Nonsense counts as nothing."""
+    try:
+        usage = msgspec.convert(figures or {}, ResourceUsage)
+    except msgspec.ValidationError:
+        return ResourceUsage()
+    return usage if all(0 <= figure < 2**62 for figure in msgspec.structs.astuple(usage)) else ResourceUsage()
+
+
+def _take_plan(seen: Observation, plan: object) -> None:
+    try:
+        seen.plan = msgspec.convert(plan, Plan, strict=False)
+        seen.raw_plan = msgspec.json.encode(seen.plan)
+    except msgspec.ValidationError as error:
+        seen.state, seen.reason = (
+            NodeState.ERROR,
+            f"SiliconCompiler prepared a plan that scd does not understand: {error}",
+        )
