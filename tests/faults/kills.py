@@ -190,8 +190,8 @@ def kill_with_retries(bench: Bench) -> None:
             bench.tally.injected += 1
             bench.tally.facts[f"{victim}s killed"] += 1
             eventually(lambda: not world.unfinished(), 60)
-            for options in bench.rng.choice(((), (["to=get"], []), ([],))):
-                answer = world.daemon.submit(world.again(job_hash, *options), None, job_hash=job_hash)
+            for to in bench.rng.choice(((), ("get", ""), ("",))):
+                answer = world.daemon.submit(world.again(job_hash, to), None, job_hash=job_hash)
                 bench.tally.expect(answer.status_code == 200, f"a resume was refused: {answer.text}")
                 bench.tally.facts["resumes"] += 1
                 eventually(lambda: not world.unfinished(), 60)

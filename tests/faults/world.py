@@ -40,6 +40,7 @@ class World:
         self.promised: dict[str, str] = {}  # the final status of each acknowledged job, "" if any true one will do
         self.failing = False  # system calls fail: an answer may be 500
         self.retries = 0  # as configured
+        self._submitted: dict[str, Json] = {}
         self._numbers = itertools.count(1)
         self._background: list[threading.Thread] = []
 
@@ -56,20 +57,24 @@ class World:
         cfg = copy.deepcopy(manifest(flow, *_options(flow, then, options)))
         return set_value(cfg, f"j{next(self._numbers)}", "option", "jobname")
 
-    def again(self, job_hash: str, *options: str) -> Json:
-        """The manifest to resume a job of the flow ``work`` with."""
-        (row,) = self.daemon.rows("SELECT jobname FROM jobs WHERE job_hash = ?", job_hash)
-        return set_value(copy.deepcopy(manifest("work", *options, "threads=1")), row["jobname"], "option", "jobname")
+    def again(self, job_hash: str, to: str = "") -> Json:
+        """The manifest to resume a job with, in part or whole."""
+        cfg = copy.deepcopy(self._submitted[job_hash])
+        if to:
+            cfg["option"]["to"]["node"]["*"] = {"*": {"value": [to], "signature": [None]}}
+        return cfg
 
     def submit(self, flow: str = "workers", then: str = "true", status: str = "completed", *options: str) -> str | None:
         """Submit as the client does; the hash if it was acknowledged, None if it was refused or not answered."""
+        cfg = self.manifest(flow, then, *options)
         try:
-            answer = self.daemon.submit(
-                self.manifest(flow, then, *options), collected(flow, *_options(flow, then, options))
-            )
+            answer = self.daemon.submit(cfg, collected(flow, *_options(flow, then, options)))
         except httpx2.TransportError:
             return None
-        return self.note(answer, status)
+        job_hash = self.note(answer, status)
+        if job_hash is not None:
+            self._submitted[job_hash] = cfg
+        return job_hash
 
     def submit_aside(self, flow: str, then: str = "true") -> None:
         """``submit`` beside what goes on; ``join`` waits for it."""
