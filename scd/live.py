@@ -67,6 +67,11 @@ class LiveJob:
             return None
         return flowgraph.verdict(self.plan, self.states)
 
+    def all_went_well(self) -> bool:
+        """Whether each node of the plan ran, or needed not to. A verdict asks less: one success of each exit step."""
+        good = (NodeState.SUCCESS, NodeState.SKIPPED)
+        return self.plan is not None and all(self.nodes[node.key].state in good for node in self.plan.nodes)
+
     def changed(self) -> None:
         self.version, self._ready = next(_VERSIONS), None
 

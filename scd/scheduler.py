@@ -255,7 +255,7 @@ class Scheduler:
         if live.job.cancel_reason is not None:
             if live.attempts:
                 self._kill(live, live.attempts, NodeState.ERROR, f"cancelled: {live.job.cancel_reason}", orders)
-            elif live.verdict() is JobState.COMPLETED:  # the cancel came when all was done
+            elif live.all_went_well():  # the cancel came when all was done
                 await self._end_job(db, live, JobState.COMPLETED, "", orders)
             else:
                 await self._end_job(db, live, JobState.CANCELED, live.job.cancel_reason, orders)

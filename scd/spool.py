@@ -128,13 +128,18 @@ class Spool:
         return JobDirectory(self.jobs / job_hash[:2] / job_hash)
 
     def stage(self) -> JobDirectory:
+        """A directory for an upload. Raises OSError, then leaving nothing."""
         directory = JobDirectory(self.staging / secrets.token_hex(8))
-        for path in (directory.path, directory.upload, directory.control, directory.archives, directory.work):
-            path.mkdir(mode=0o700)
-        if self._shared:
-            for path in (directory.path, directory.upload):
-                path.chmod(_PASSABLE)
-        directory.unacknowledged.touch()
+        try:
+            for path in (directory.path, directory.upload, directory.control, directory.archives, directory.work):
+                path.mkdir(mode=0o700)
+            if self._shared:
+                for path in (directory.path, directory.upload):
+                    path.chmod(_PASSABLE)
+            directory.unacknowledged.touch()
+        except OSError:
+            self.discard(directory)
+            raise
         return directory
 
     def commit(self, staged: JobDirectory, job_hash: str) -> None:
