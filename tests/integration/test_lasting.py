@@ -452,3 +452,12 @@ def test_a_daemon_that_fails_says_so_to_its_service_manager(new_daemon: NewDaemo
     assert daemon.process.wait(60) == 1
     assert "scd: The daemon ended by itself" in daemon.log.read_text()
     assert is_alive(node)
+
+
+def test_a_cancel_that_ended_a_node_is_a_cancel(new_daemon: NewDaemon) -> None:
+    """Although one of that step's nodes had succeeded, which would be enough for the flowgraph."""
+    daemon = new_daemon("[local]\ncores = 4\n")
+    job_hash = start(daemon, "workers", "script=case $PWD in */work/0) ;; *) sleep 300;; esac", "threads=1")
+    daemon.wait_for_node(job_hash, "work0", "success")
+    daemon.post("/cancel_job/", {"job_hash": job_hash})
+    assert daemon.wait(job_hash)["status"] == "canceled"
