@@ -144,7 +144,9 @@ async def serve(config: Config, file: Path, account: str) -> None:
         await asyncio.to_thread(launcher.check)
         spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts))
         await asyncio.to_thread(spool.create)
-        database = await stack.enter_async_context(await Database.open(config.database))
+        database = await stack.enter_async_context(
+            await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
+        )
         store, board = JobStore(database), Board()
         scheduler = Scheduler(config, store, board)
         executor = LocalExecutor(spool, launcher, scheduler.wake)

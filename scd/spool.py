@@ -200,6 +200,10 @@ class Spool:
         """The jobs whose directory is, or may be, not in the database yet."""
         return {path.parts[-2] for path in self.jobs.glob("??/*/unacknowledged")}
 
+    def holds_jobs(self) -> bool:
+        """Whether any job here was acknowledged."""
+        return bool(self.hashes() - self.unacknowledged())
+
     def with_shim(self) -> list[str]:
         """The jobs that have a shim, or had one that did not leave in order."""
         return [path.parts[-3] for path in self.jobs.glob("??/*/control/shim.sock")]

@@ -41,13 +41,16 @@ class Database:
         self._lock = asyncio.Lock()
 
     @classmethod
-    async def open(cls, path: Path) -> Self:
-        """Open and migrate. Raises DatabaseError for a damaged or newer file or a network file system."""
+    async def open(cls, path: Path, *, expected: bool = False) -> Self:
+        """Open and migrate. Raises DatabaseError for a damaged or newer file or a network file system.
+
+        ``expected``: there are jobs, so there must be a database that knows of some.
+        """
         _refuse_network(path.parent)
         reserve = Reserve(path.with_name(RESERVE))
         while True:
             try:
-                connections = await _open(path)
+                connections = await _open(path, expected)
                 break
             except ERRORS as error:
                 # On a full disk not even the log's index can be made.
@@ -120,11 +123,11 @@ class Database:
         return await self._reader.execute_fetchall(sql, parameters or {})
 
 
-async def _open(path: Path) -> tuple[aiosqlite.Connection, aiosqlite.Connection]:
+async def _open(path: Path, expected: bool) -> tuple[aiosqlite.Connection, aiosqlite.Connection]:
     writer = await _connect(path)
     try:
         await schema.check(writer, path)
-        await schema.migrate(writer, path)
+        await schema.migrate(writer, path, expected=expected)
         reader = await _connect(path)
         await reader.execute("PRAGMA query_only = ON")
     except BaseException:

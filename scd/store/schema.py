@@ -11,7 +11,7 @@ import aiosqlite
 
 from ..errors import DatabaseError
 from .backup import copy
-from .damage import explain
+from .damage import explain, known_backup
 
 _INCREMENTAL = 2
 
@@ -54,9 +54,16 @@ async def check(connection: aiosqlite.Connection, path: Path) -> None:
         raise DatabaseError(explain(path, problem))
 
 
-async def migrate(connection: aiosqlite.Connection, path: Path) -> None:
-    """All missing scripts in one transaction, whole or not at all. Raises DatabaseError for a newer database."""
+async def migrate(connection: aiosqlite.Connection, path: Path, *, expected: bool) -> None:
+    """All missing scripts in one transaction, whole or not at all.
+
+    Raises DatabaseError for a newer database, and for an empty one where jobs or a backup say that it was not.
+    """
     found, wanted = await version(connection), newest()
+    if not found and (expected or known_backup(path)):
+        raise DatabaseError(
+            f"{explain(path, 'it is empty, and was not')}. To start anew, move the state directory away."
+        )
     if found > wanted:
         raise DatabaseError(
             f"{path} was written by a newer scd (schema {found}, this one knows {wanted}). "

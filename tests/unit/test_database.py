@@ -285,3 +285,17 @@ def test_the_reserve_is_given_up_in_slices(tmp_path: Path) -> None:
 
 async def test_opening_holds_the_reserve(tmp_path: Path, database: Database) -> None:
     assert database.reserve.size > 0
+
+
+async def test_an_empty_file_is_not_taken_for_a_new_database(tmp_path: Path) -> None:
+    """Where jobs or a backup say that there was one: it would forget them all."""
+    path = tmp_path / "scd.db"
+    path.touch()
+    with pytest.raises(DatabaseError, match=r"is damaged \(it is empty, and was not\)"):
+        await Database.open(path, expected=True)
+    async with await Database.open(path):  # a first start that was killed
+        pass
+    await back_up(path, tmp_path / "backup.db")
+    path.write_bytes(b"")
+    with pytest.raises(DatabaseError, match=f"scdctl restore {tmp_path}/backup.db"):
+        await Database.open(path)
