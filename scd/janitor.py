@@ -100,9 +100,10 @@ class Janitor:
             storage = self._config.limits_of(user).storage
             if storage is None:
                 continue
-            jobs = await self._store.ended_before(user, time.time())
-            used = sum(job.disk_bytes or 0 for job in jobs)
-            for job in jobs:
+            used = await self._store.disk_bytes(user)
+            if used <= storage:
+                continue
+            for job in await self._store.ended_before(user, time.time()):
                 if used <= storage:
                     break
                 if self._in_use(job.job_hash, job.ended or 0.0):

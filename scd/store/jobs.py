@@ -24,6 +24,7 @@ _RETRIED = """
     SELECT job_hash FROM jobs WHERE digest = :digest AND user = :user AND answered = 0 AND created >= :since
     ORDER BY created DESC LIMIT 1"""
 _ENDED_BEFORE = "SELECT * FROM jobs WHERE user = :user AND ended < :at ORDER BY ended, job_hash"
+_DISK_BYTES = "SELECT coalesce(sum(disk_bytes), 0) AS used FROM jobs WHERE user = :user AND ended IS NOT NULL"
 _LAST_CHANGE = """
     SELECT max(at) AS at FROM (SELECT max(deleted) AS at FROM tombstones
                                UNION ALL SELECT at FROM (SELECT at FROM events ORDER BY id DESC LIMIT 1))"""
@@ -164,6 +165,11 @@ class JobStore:
         """When the newest thing that is known here happened."""
         (row,) = await self.database.read(_LAST_CHANGE)
         return None if row["at"] is None else float(row["at"])
+
+    async def disk_bytes(self, user: str) -> int:
+        """What a user's finished jobs take on the disk, as far as they are measured."""
+        (row,) = await self.database.read(_DISK_BYTES, {"user": user})
+        return int(row["used"])
 
     async def unmeasured(self) -> list[str]:
         """Finished jobs whose size on the disk is not known yet."""
