@@ -8,14 +8,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+from packaging.specifiers import SpecifierSet
 
 from .config import Config, Runtime
 from .errors import ConfigError
 
 BOOT = Path(__file__).with_name("boot.py")
 _DEADLINE = 60.0
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The oldest schema whose manifests the newer SiliconCompiler loads and runs unchanged (0.37.12, tested).
 OLDEST_SCHEMA = (0, 54)
+
+
+def job_environment(runtime: Runtime, home: str) -> dict[str, str]:
+    """All that a job sees of an environment, but for TMPDIR: whoever makes that directory adds it.
+
+    What the daemon was started with, and may hold secrets, is no part of it.
+    """
+    path = ":".join((*runtime.path, PATH))
+    return runtime.env | {"PATH": path, "HOME": home, "USER": "scd", "LOGNAME": "scd", "LANG": "C.UTF-8"}
+
+
+def command(runtime: Runtime, module: str, *arguments: str) -> list[str]:
+    """The argv that runs one of scd's modules under a runtime's Python, after its prolog."""
+    argv = [runtime.python, "-I", str(BOOT), module, *arguments]
+    if not runtime.prolog:
+        return argv
+    return ["/bin/bash", "--noprofile", "--norc", "-e", "-c", f'{runtime.prolog}\nexec "$@"', "prolog", *argv]
 
 
 class Versions(msgspec.Struct, frozen=True):
@@ -61,19 +80,14 @@ class Runtimes:
 
     def choose(self, schema: str) -> str | None:
         """The name of the runtime for manifests of this schema version."""
-        wanted = _numbers(schema)
-        for name, (_, versions) in self._found.items():
-            own = _numbers(versions.sc_schema)
-            if wanted[:1] == own[:1] and OLDEST_SCHEMA <= wanted[:2] <= own[:2]:
-                return name
-        return None
+        return next((name for name, (runtime, own) in self._found.items() if _takes(runtime, own, schema)), None)
 
     def refusal(self, schema: str) -> str:
         """Why no runtime takes this schema version, with all the versions."""
         oldest = ".".join(map(str, OLDEST_SCHEMA))
         offers = ", ".join(
-            f"SiliconCompiler {versions.sc} (schema {oldest} to {versions.sc_schema})"
-            for _, versions in self._found.values()
+            f"SiliconCompiler {own.sc} (schema {runtime.accepts or f'{oldest} to {own.sc_schema}'})"
+            for runtime, own in self._found.values()
         )
         return (
             f"This job's manifest has schema version {schema}, and this server runs {offers}. "
@@ -98,9 +112,17 @@ async def ask(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tupl
     return process.returncode, out, err
 
 
+def _takes(runtime: Runtime, own: Versions, schema: str) -> bool:
+    """Whether manifests of a schema version run there: what the site says, or what is known to work."""
+    wanted, mine = _numbers(schema), _numbers(own.sc_schema)
+    if runtime.accepts and wanted:
+        return SpecifierSet(runtime.accepts).contains(".".join(map(str, wanted)), prereleases=True)
+    return wanted[:1] == mine[:1] and OLDEST_SCHEMA <= wanted[:2] <= mine[:2]
+
+
 async def _probe(runtime: Runtime) -> Versions:
     try:
-        _, out, err = await ask([runtime.python, "-I", str(BOOT), "scd.runner.probe"])
+        _, out, err = await ask(command(runtime, "scd.runner.probe"), job_environment(runtime, "/"))
     except TimeoutError:
         raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer") from None
     try:
@@ -110,7 +132,7 @@ async def _probe(runtime: Runtime) -> Versions:
         raise ConfigError(
             f"runtime {runtime.name!r}: {runtime.python}: {reason[-1] if reason else 'it printed no version'}. "
             f"Install SiliconCompiler there ({runtime.python} -m pip install siliconcompiler), "
-            "or name another Python under [[runtime]]"
+            "or name another Python under [[runtime]]" + (", or mend its prolog" if runtime.prolog else "")
         ) from None
 
 

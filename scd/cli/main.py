@@ -10,6 +10,7 @@ from .. import __version__
 from ..config import load
 from ..errors import ScdError
 from ..states import JobState, NodeState
+from . import cache
 from .cancel import cancel
 from .jobs import JOB_COLUMNS, NODE_COLUMNS, jobs, nodes
 from .log import log
@@ -59,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("file", metavar="FILE", type=Path, help="the backup")
     verb.set_defaults(run=restore)
 
+    _cache_verbs(verbs.add_parser("cache", help="the packages that jobs find: fetch them, list them, remove them"))
+
     verb = verbs.add_parser("hash-password", help="make a password_hash of a password read from standard input")
     verb.set_defaults(run=hash_password)
     return parser
@@ -74,6 +77,24 @@ def _table_options(verb: argparse.ArgumentParser, columns: tuple[str, ...], stat
     verb.add_argument("-n", "--noheader", action="store_true", help="no header line")
     verb.add_argument("-o", "--format", metavar="COLUMN[,COLUMN]", help=f"these columns of: {', '.join(columns)}")
     verb.add_argument("-P", "--parsable", action="store_true", help="columns separated by |, hashes whole")
+
+
+def _cache_verbs(group: argparse.ArgumentParser) -> None:
+    verbs = group.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    verb = verbs.add_parser("add", help="fetch a package into the cache")
+    verb.add_argument("name", metavar="NAME", help="what manifests call it")
+    verb.add_argument("source", metavar="SOURCE", help="where it comes from, as manifests say it")
+    verb.add_argument("reference", metavar="REFERENCE", help="its version, tag or commit")
+    verb.add_argument("--runtime", metavar="NAME", help="only for this runtime (default: for each)")
+    verb.set_defaults(run=cache.add)
+
+    verb = verbs.add_parser("list", help="list the packages that were added")
+    verb.set_defaults(run=cache.show)
+
+    verb = verbs.add_parser("remove", help="remove a package; jobs that use it fail")
+    verb.add_argument("package", metavar="NAME", help="its name, or that of its directory for one of its versions")
+    verb.set_defaults(run=cache.remove)
 
 
 def _states(text: str, known: list[str]) -> set[str]:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 from ..errors import ConfigError
 from .sections import Config, is_loopback, split_address
 
@@ -14,6 +16,9 @@ _OPEN = (
 )
 
 _MOST_RETRIES = 10
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OWN_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "USER", "LOGNAME"})
 
 ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
@@ -121,6 +126,24 @@ def _paths(config: Config) -> Iterator[tuple[str, str]]:
 def _runtimes(config: Config) -> Iterator[tuple[str, str]]:
     if len({runtime.name for runtime in config.runtime}) < len(config.runtime):
         yield "runtime", "two runtimes have the same name"
+    for source in config.packages.sources:
+        if not re.fullmatch(r"[a-z][a-z0-9+]*://(.*/)?", source):
+            yield (
+                "packages.sources",
+                f"{source!r} is not the beginning of sources, as https://github.com/, up to a slash",
+            )
     for runtime in config.runtime:
         if not Path(runtime.python).is_file() or not os.access(runtime.python, os.X_OK):
             yield "runtime", f"{runtime.python} is not a program (name the Python that has siliconcompiler)"
+        try:
+            SpecifierSet(runtime.accepts)
+        except InvalidSpecifier:
+            yield "runtime", f'accepts: {runtime.accepts!r} is not written as pip does: ">=0.54, <0.57"'
+        for path in runtime.path:
+            if not os.path.isabs(path) or ":" in path:
+                yield "runtime", f"path: {path!r} is not an absolute path without colons"
+        for name in runtime.env:
+            if not _VARIABLE.fullmatch(name):
+                yield "runtime", f"env: {name!r} is not the name of a variable"
+            elif name in _OWN_VARIABLES:
+                yield "runtime", f"env: {name} is scd's own" + (", and path adds to it" if name == "PATH" else "")

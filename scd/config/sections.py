@@ -54,6 +54,14 @@ class Paths(Section, frozen=True):
 class Runtime(Section, frozen=True):
     python: str
     name: str = "default"
+    accepts: str = ""
+    path: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    prolog: str = ""
+
+
+class Packages(Section, frozen=True):
+    sources: tuple[str, ...] = ("https://github.com/", "github://", "git+https://github.com/")
 
 
 class Auth(Section, frozen=True):
@@ -98,6 +106,7 @@ class Config(Section, frozen=True):
     server: Server = Server()
     paths: Paths = Paths()
     runtime: tuple[Runtime, ...] = ()
+    packages: Packages = Packages()
     auth: Auth = Auth()
     dispatch: Dispatch = Dispatch()
     local: Local = Local()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..config import Config
-from .environment import PATH
+from ..runtimes import PATH
 
 _PR_SET_NO_NEW_PRIVS = 38
 _NOGROUP = 65534

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from ..config import Config, Runtime
 from ..errors import ConfigError
-from ..runtimes import BOOT, Runtimes, ask
-from .environment import job_environment
+from ..runtimes import BOOT, Runtimes, ask, command, job_environment
 from .sandbox import TEMPORARY, Sandbox, etc_files, is_below
 
 log = logging.getLogger(__name__)
@@ -52,7 +51,10 @@ async def isolate(config: Config, runtimes: Runtimes, file: Path, place: Path) -
     sealed = await _can_seal(bwrap)
     found = {}
     for runtime, versions in runtimes:
-        shown = (*config.local.readonly, config.paths.cache, str(BOOT.parent), *_shown(versions.paths, secret))
+        shown = (
+            *config.local.readonly, *runtime.path, config.paths.cache, str(BOOT.parent),
+            *_shown(versions.paths, secret),
+        )  # fmt: skip
         found[runtime.name] = Sandbox(bwrap, etc, shown, config.local.network == "host", sealed)
     for runtime, _ in runtimes:
         await _try(found[runtime.name], runtime, place)
@@ -60,7 +62,9 @@ async def isolate(config: Config, runtimes: Runtimes, file: Path, place: Path) -
 
 
 def _check_readonly(config: Config, secret: Sequence[str]) -> None:
-    for key, paths in (("local.readonly", config.local.readonly), ("paths.cache", (config.paths.cache,))):
+    places = {"local.readonly": config.local.readonly, "paths.cache": (config.paths.cache,)}
+    places |= {f"runtime {runtime.name!r}: path": runtime.path for runtime in config.runtime}
+    for key, paths in places.items():
         for path in paths:
             for place in secret:
                 if _uncovers(path, place) or _uncovers(config.paths.spool, path):
@@ -97,9 +101,9 @@ async def _can_seal(bwrap: str) -> bool:
 async def _try(sandbox: Sandbox, runtime: Runtime, place: Path) -> None:
     """Start the runtime in the sandbox as a job would."""
     with tempfile.TemporaryDirectory(prefix="trial-", dir=place) as work:
-        argv = [*sandbox.argv(work, work), "--", runtime.python, "-I", str(BOOT), "scd.runner.probe", "--brief"]
+        argv = [*sandbox.argv(work, work), "--", *command(runtime, "scd.runner.probe", "--brief")]
         try:
-            code, out, err = await ask(argv, {**job_environment(work), "TMPDIR": TEMPORARY})
+            code, out, err = await ask(argv, {**job_environment(runtime, work), "TMPDIR": TEMPORARY})
         except TimeoutError:
             raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer in the sandbox") from None
     if code == 0 and out.strip():
@@ -109,7 +113,7 @@ async def _try(sandbox: Sandbox, runtime: Runtime, place: Path) -> None:
         raise ConfigError(f"local.isolation: no sandbox can be made here ({lines[-1]}). {_remedy()}. {INSTEAD}")
     raise ConfigError(
         f"runtime {runtime.name!r}: {runtime.python} does not run in the sandbox: {lines[-1]}. "
-        "Name the directories that it needs in [local] readonly"
+        f"Name the directories that it{' and its prolog' if runtime.prolog else ''} need in [local] readonly"
     )
 
 

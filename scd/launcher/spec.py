@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config import Config
-from ..runtimes import BOOT, Runtimes
+from ..runtimes import BOOT, PATH, Runtimes, command, job_environment
 from .base import Work
-from .environment import PATH, job_environment
 from .sandbox import TEMPORARY, Sandbox
 
 SHIM_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
@@ -30,11 +29,11 @@ def shim_spec(
     chosen, versions = runtimes.get(work.runtime)
     return {
         "sandbox": sandbox.argv(str(directory.work), str(directory.temporary)) if sandbox else [],
-        "runner": [chosen.python, "-I", str(BOOT), "scd.runner.serve"],
+        "runner": command(chosen, "scd.runner.serve"),
         "settings": {
             **_settings(config, work, sandbox is not None), "packages": versions.packages, "places": places or {},
         },
-        "env": job_environment(str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
+        "env": job_environment(chosen, str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
         "temporary": str(directory.temporary) if sandbox else None,
         "root": str(directory.work),
         "archives": str(directory.archives),

@@ -13,6 +13,7 @@ from typing import IO, Any
 from ..archive import pack, remove_tree
 from ..tar import Refused
 from ..unpack import Limits, unpack
+from . import packages
 from .child import print_error
 from .collected import adopt
 from .job import PREPARED, LastErrors, Settings, write_aside
@@ -46,7 +47,7 @@ def prepare(
             raise Rejected(f"The upload was refused: {refusal}.") from None
         except OSError as error:
             raise Rejected(f"The upload could not be unpacked: {error.strerror}.") from None
-    errors = LastErrors()
+    errors, missing = LastErrors(), packages.watch(settings.cache)
     try:
         project = _load(settings, json.load(manifest))
         project.logger.addHandler(errors)
@@ -57,10 +58,12 @@ def prepare(
     except Exception as error:  # whatever a manifest can do to SiliconCompiler is the manifest's fault
         print_error()
         raise Rejected(
-            errors.text() or f"SiliconCompiler failed at the job: {type(error).__name__}: {error}"
+            packages.explain(missing)
+            or errors.text()
+            or f"SiliconCompiler failed at the job: {type(error).__name__}: {error}"
         ) from error
     if plan is None:
-        raise Rejected(errors.text() or "SiliconCompiler did not prepare the job.")
+        raise Rejected(packages.explain(missing) or errors.text() or "SiliconCompiler did not prepare the job.")
     # The client wants the manifest as set up, with its journal; run() has put the history in its place.
     setup = settings.jobdir / f"{settings.design}.pkg.json"
     (settings.jobdir / _SETUP).replace(setup)

@@ -3,8 +3,8 @@
 ``client.py FLOW CREDENTIALS|local DIRECTORY [KEY=VALUE...]`` builds a flow by name, runs it and writes
 ``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma separated),
 ``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number, of the step
-work), ``maxnodes``, ``manifest`` (go on with the project in this file). It must run under every SiliconCompiler version
-that scd supports.
+work), ``maxnodes``, ``package`` (where an archive with top.v is), ``manifest`` (go on with the project in this file).
+It must run under every SiliconCompiler version that scd supports.
 """
 
 import json
@@ -167,9 +167,13 @@ def build(name: str, directory: Path, options: dict[str, str]) -> Any:
     script.chmod(0o755)
     design = Design("top")
     design.set_dataroot("here", str(directory))
-    with design.active_dataroot("here"), design.active_fileset("rtl"):
+    if "package" in options:
+        design.set_dataroot("ip", options["package"], tag="v1")
+    with design.active_dataroot("ip" if "package" in options else "here"), design.active_fileset("rtl"):
         design.set_topmodule("top")
         design.add_file("top.v")
+    if "package" in options:  # as those of a PDK: they do not travel with the job
+        design.set("fileset", "rtl", "file", "verilog", False, field="copy")
     with design.active_dataroot("here"), design.active_fileset("bench"):
         design.set_topmodule("tb")
         design.add_file("tb.v")

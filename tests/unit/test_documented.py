@@ -43,8 +43,10 @@ def flags(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
             for name, verb in action.choices.items():
-                yield name
-                yield from flags(verb)
+                inner = list(flags(verb))
+                yield from (found if found.startswith("-") else f"{name} {found}" for found in inner)
+                if not any(isinstance(action, argparse._SubParsersAction) for action in verb._actions):
+                    yield name
 
 
 def plain(page: str) -> str:

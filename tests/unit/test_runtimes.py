@@ -36,6 +36,19 @@ def test_the_order_is_that_of_the_configuration() -> None:
     assert runtimes(NEW, OLD).choose("0.54.0") == "new", "a newer one takes older manifests"
 
 
+@pytest.mark.parametrize(
+    ("schema", "name"),
+    [
+        ("0.54.0", "old"), ("0.54.9", "old"), ("0.55.0", None), ("0.57.2", "new"), ("0.58.1", "new"), ("0.59.0", None),
+        ("x", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_site_may_say_what_a_runtime_takes(schema: str, name: str | None) -> None:
+    old = (Runtime(python="/old/python", name="old", accepts="~=0.54.0"), OLD[1])
+    new = (Runtime(python="/new/python", name="new", accepts=">=0.57, <0.59"), NEW[1])
+    assert runtimes(new, old).choose(schema) == name
+
+
 def test_a_refusal_names_all_versions() -> None:
     assert runtimes(OLD, NEW).refusal("0.99.0") == (
         "This job's manifest has schema version 0.99.0, and this server runs "
