@@ -1,6 +1,7 @@
 """Designs whose files come from a package of the network: the site fetches it, its jobs find it."""
 
 import io
+import os
 import subprocess
 import sys
 import tarfile
@@ -13,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from ..harness import ROOT, Daemon, can_isolate, run_client
+from ..harness import ROOT, RUNTIME, Daemon, can_isolate, run_client
 from .client import GOOD
 
+OLDEST = os.environ.get("SCD_TEST_OLDEST", "")
 sandboxed = pytest.mark.skipif(not can_isolate(), reason="without a sandbox jobs fetch packages themselves")
 
 
@@ -43,9 +45,14 @@ def source(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, source: str) -> Iterator[Daemon]:
+def python() -> str:
+    return RUNTIME
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, source: str, python: str) -> Iterator[Daemon]:
     allowed = source.removesuffix("ip.tar.gz")
-    daemon = Daemon(tmp_path / "scd", f'[packages]\nsources = ["{allowed}"]\n')
+    daemon = Daemon(tmp_path / "scd", f'[packages]\nsources = ["{allowed}"]\n', runtime=python)
     yield daemon.start()
     daemon.end_everything()
 
@@ -57,13 +64,27 @@ def scdctl(daemon: Daemon, *arguments: str) -> "subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-def run(directory: Path, daemon: Daemon, source: str) -> dict[str, Any]:
-    return run_client(directory, "lint", daemon, f"package={source}")
-
-
 @sandboxed
-def test_a_missing_package_is_named_with_the_command_that_adds_it(tmp_path: Path, daemon: Daemon, source: str) -> None:
-    first = run(tmp_path / "first", daemon, source)
+@pytest.mark.parametrize(
+    "python",
+    [
+        RUNTIME,
+        pytest.param(
+            OLDEST,
+            marks=pytest.mark.skipif(
+                not OLDEST, reason="SCD_TEST_OLDEST does not name a Python with the oldest supported client"
+            ),
+        ),
+    ],
+    ids=["this", "oldest"],
+)
+def test_a_missing_package_is_named_with_the_command_that_adds_it(
+    tmp_path: Path, daemon: Daemon, source: str, python: str
+) -> None:
+    def run(directory: Path) -> dict[str, Any]:
+        return run_client(directory, "lint", daemon, f"package={source}", python=python)
+
+    first = run(tmp_path / "first")
     command = f"scdctl cache add ip {source} v1"
     assert command in first["log"], "the user is not told what to ask for"
     (job,) = daemon.rows("SELECT state, reason FROM jobs")
@@ -73,14 +94,14 @@ def test_a_missing_package_is_named_with_the_command_that_adds_it(tmp_path: Path
     added = scdctl(daemon, *command.split()[1:])
     assert added.returncode == 0, added.stderr
     assert "ip is in the cache" in added.stdout
-    assert run(tmp_path / "second", daemon, source)["statuses"] == {"lint/0": "success"}
+    assert run(tmp_path / "second")["statuses"] == {"lint/0": "success"}
 
     listed = scdctl(daemon, "cache", "list")
     assert source in listed.stdout
     assert scdctl(daemon, "cache", "remove", "ip").returncode == 0
     assert source not in scdctl(daemon, "cache", "list").stdout
     assert not list((daemon.directory / "cache").rglob("top.v")), "the package is still there"
-    run(tmp_path / "third", daemon, source)
+    run(tmp_path / "third")
     assert [row["state"] for row in daemon.rows("SELECT state FROM jobs ORDER BY created")][-1] == "rejected"
 
 
