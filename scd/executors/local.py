@@ -76,9 +76,8 @@ class LocalExecutor:
 
     async def dismiss(self, wanted: Collection[str]) -> None:
         """End the shims of all jobs but these: the daemon died before it could tell them that their jobs had ended."""
-        for job_hash in await asyncio.to_thread(self._spool.with_shim):
-            if job_hash not in wanted:
-                await dismiss(self._spool.job(job_hash))
+        ended = [job_hash for job_hash in await asyncio.to_thread(self._spool.with_shim) if job_hash not in wanted]
+        await asyncio.gather(*(dismiss(self._spool.job(job_hash)) for job_hash in ended))
 
     async def close(self) -> None:
         """Leave all jobs alone; they go on without the daemon."""

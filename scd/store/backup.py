@@ -12,6 +12,7 @@ from urllib.parse import quote
 from ..durable import adopt, replace
 from ..errors import DatabaseError
 from .damage import ERRORS, NOTE
+from .versions import newest
 
 
 async def copy(source: Path, target: Path) -> None:
@@ -56,7 +57,7 @@ def _back_up(database: Path, target: Path) -> None:
 async def restore(database: Path, source: Path) -> Path | None:
     """Put a backup in the place of the database; where the replaced one now lies. No daemon may run meanwhile.
 
-    Raises DatabaseError for a file that is no whole database, before anything is touched.
+    Raises DatabaseError for a file that is no whole database, or one of a newer scd, before anything is touched.
     """
     return await asyncio.to_thread(_restore, database, source)
 
@@ -64,7 +65,10 @@ async def restore(database: Path, source: Path) -> Path | None:
 def _restore(database: Path, source: Path) -> Path | None:
     if not source.is_file():
         raise DatabaseError(f"There is no file {source}.")
-    verify(source)
+    if (version := verify(source)) > newest():
+        raise DatabaseError(
+            f"{source} is of a newer scd (schema {version}, this one knows {newest()}). Upgrade scd first."
+        )
     incoming = database.with_name(f"{database.name}.restoring")
     _copy(source, incoming)
     adopt(incoming)
@@ -85,8 +89,8 @@ def _set_aside(database: Path) -> Path:
     return kept
 
 
-def verify(path: Path) -> None:
-    """Raise DatabaseError if the file is not a whole database of scd."""
+def verify(path: Path) -> int:
+    """The version of its schema. Raises DatabaseError if the file is not a whole database of scd."""
     try:
         with _open(path) as connection:
             (problem,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
@@ -98,6 +102,7 @@ def verify(path: Path) -> None:
         raise DatabaseError(f"{path} is damaged ({problem}).")
     if not version or not {"jobs", "nodes", "tombstones"} <= tables:
         raise DatabaseError(f"{path} is not a database of scd.")
+    return int(version)
 
 
 class _Closing:

@@ -16,6 +16,7 @@ from ..errors import DatabaseError
 from . import schema
 from .damage import ERRORS, explain, is_damaged, is_full
 from .reserve import Reserve
+from .versions import newest
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Database:
         except ERRORS as error:
             await connection.close()
             raise _unusable(path, error) from None
-        if found != schema.newest():
+        if found != newest():
             await connection.close()
             raise DatabaseError(f"{path} has another schema than this version reads; start scd once to migrate it.")
         return cls(path, Reserve(path.with_name(RESERVE)), None, connection)

@@ -1,10 +1,7 @@
-"""Migrations: scripts numbered by the ``user_version`` that they lead to. The old database is backed up first."""
+"""Migrations, all of them or none. The old database is backed up first."""
 
 import contextlib
-import re
 import sqlite3
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import aiosqlite
@@ -12,25 +9,9 @@ import aiosqlite
 from ..errors import DatabaseError
 from .backup import copy
 from .damage import explain, known_backup
+from .versions import migrations, newest
 
 _INCREMENTAL = 2
-
-
-def migrations() -> list[tuple[int, Traversable]]:
-    """The migration scripts with the version that each leads to."""
-    scripts = resources.files(__package__).joinpath("migrations").iterdir()
-    return sorted(
-        (
-            (int(script.name[:4]), script)
-            for script in scripts
-            if re.fullmatch(r"[0-9]{4}_[a-z0-9_]+\.sql", script.name)
-        ),
-        key=lambda item: item[0],
-    )
-
-
-def newest() -> int:
-    return migrations()[-1][0]
 
 
 async def version(connection: aiosqlite.Connection) -> int:

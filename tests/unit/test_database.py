@@ -10,7 +10,7 @@ import pytest
 from scd.errors import DatabaseError
 from scd.store import Database, JobStore, back_up, restore
 from scd.store.reserve import Reserve
-from scd.store.schema import migrations, newest
+from scd.store.versions import migrations, newest
 
 from .rows import HASH, job
 
@@ -230,7 +230,7 @@ async def test_a_backup_that_fails_leaves_the_older_one(tmp_path: Path, database
     assert not target.exists()
 
 
-@pytest.mark.parametrize("what", ["missing", "text", "other", "damaged"])
+@pytest.mark.parametrize("what", ["missing", "text", "other", "damaged", "newer"])
 async def test_what_is_no_backup_is_not_restored(tmp_path: Path, database: Database, what: str) -> None:
     source = tmp_path / "backup"
     async with database.transaction() as db:
@@ -248,6 +248,11 @@ async def test_what_is_no_backup_is_not_restored(tmp_path: Path, database: Datab
             spoilt = bytearray(source.read_bytes())
             spoilt[8192:20000] = os.urandom(20000 - 8192)
             source.write_bytes(spoilt)
+        case "newer":
+            await back_up(database.path, source)
+            ahead = sqlite3.connect(source)
+            ahead.execute(f"PRAGMA user_version = {newest() + 1}")
+            ahead.close()
     with pytest.raises(DatabaseError):
         await restore(database.path, source)
     assert len(await JobStore(database).known_hashes()) == 200, "the database was touched"
