@@ -32,6 +32,7 @@ class JobView(msgspec.Struct, frozen=True):
     reason: str
     nodes: Mapping[NodeKey, NodeView]
     version: int
+    note: str = ""  # why nodes wait that are in a queue elsewhere
 
 
 class Board:

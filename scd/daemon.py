@@ -15,14 +15,18 @@ from . import __version__
 from .auth import Passwords
 from .board import Board
 from .config import DEFAULT_FILE, Config, load, render
+from .dispatch import prepares
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
+from .executors.router import Router
+from .executors.slurm import SlurmExecutor
 from .intake import Intake
 from .janitor import Janitor
 from .launcher.base import Launcher
 from .launcher.gateway import Gateway
 from .launcher.isolation import isolate
 from .launcher.local import LocalLauncher
+from .launcher.spec import BatchScripts
 from .lock import locked
 from .observe import set_up
 from .recovery import recover
@@ -76,8 +80,18 @@ def main() -> None:
 
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
+    refuse_accounts_in_slurm(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
+
+
+def refuse_accounts_in_slurm(config: Config) -> None:
+    """Raises ConfigError: batch jobs are submitted by scd's own account, whatever account a user has."""
+    if config.slurm is not None and config.accounts:
+        raise ConfigError(
+            "[slurm] cannot be used together with accounts of users yet: their nodes would run as scd's own account. "
+            "Take out [slurm], or account of [local] and of all [users.NAME]"
+        )
 
 
 def run(config: Config, file: Path, account: str) -> None:
@@ -136,10 +150,12 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
 
 async def serve(config: Config, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
+    refuse_accounts_in_slurm(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
         runtimes = await Runtimes.probe(config)
-        sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
+        shared = config.paths.spool if config.slurm is not None else config.paths.state
+        sandboxes = await isolate(config, runtimes, file, Path(shared) / "sandbox")
         launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
         spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts))
@@ -149,16 +165,27 @@ async def serve(config: Config, file: Path, account: str) -> None:
         )
         store, board = JobStore(database), Board()
         scheduler = Scheduler(config, store, board)
-        executor = LocalExecutor(spool, launcher, scheduler.wake)
+        local = LocalExecutor(spool, launcher, scheduler.wake)
+        stack.push_async_callback(local.close)
+        executor = Router([local])
         scheduler.use(executor)
-        stack.push_async_callback(executor.close)
+        if config.slurm is not None:
+            scripts = BatchScripts(config, runtimes, sandboxes)
+            slurm = SlurmExecutor(config.slurm, spool, scripts.write, scheduler.wake)
+            stack.push_async_callback(slurm.close)
+            await slurm.start()
+            executor.add(slurm)
+            scheduler.use(executor, lambda: slurm.partitions)
         janitor = Janitor(config, store, spool, board)
         progress = Progress(board)
         limit, floor = config.server.max_upload, config.paths.min_free
         services = Services(
             config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
             board=board, runtimes=runtimes, auth=Passwords(config.users, required=config.auth_required),
-            intake=Intake(spool, store, scheduler, runtimes, limit, floor), janitor=janitor, progress=progress,
+            intake=Intake(
+                spool, store, scheduler, runtimes, limit, floor,
+                lambda manifest: prepares(config, manifest.nodes, manifest.schedulers),
+            ), janitor=janitor, progress=progress,
             terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
         )  # fmt: skip
 
@@ -169,7 +196,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
         server = Server(build(services), config, progress, banner, last_duty)
         await recover(scheduler, store, spool)
-        await executor.dismiss({job.job_hash for job in await store.unfinished()})
+        await local.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
         for duty in (scheduler.run(), janitor.run()):
             task = asyncio.create_task(duty)

@@ -7,7 +7,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import IO
 
 import msgspec
@@ -36,14 +36,17 @@ def digest(user: str, resumed: str | None, manifest: bytes | msgspec.Raw) -> str
 
 class Intake:
     def __init__(
-        self, spool: Spool, store: JobStore, scheduler: Scheduler, runtimes: Runtimes, max_upload: int, min_free: int
-    ):
+        self, spool: Spool, store: JobStore, scheduler: Scheduler, runtimes: Runtimes, max_upload: int, min_free: int,
+        prepares: Callable[[Manifest], str],
+    ):  # fmt: skip
+        """``prepares``: the executor that prepares a job."""
         self._spool = spool
         self._store = store
         self._scheduler = scheduler
         self._runtimes = runtimes
         self._max_upload = max_upload
         self._min_free = min_free
+        self._prepares = prepares
         self._resuming = asyncio.Lock()
         self._in_flight: dict[tuple[str, str], asyncio.Future[str]] = {}
 
@@ -135,9 +138,9 @@ class Intake:
             await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, write_manifest)
         except FileNotFoundError:
             raise BadRequest(f"The files of job {job_hash} are gone. Submit it again with clean set.") from None
-        flow = manifest.flow
+        flow, executor = manifest.flow, self._prepares(manifest)
         if not await self._store.database.write(
-            lambda db: self._store.resume(db, job_hash, flow, runtime, fingerprint)
+            lambda db: self._store.resume(db, job_hash, flow, runtime, fingerprint, executor)
         ):
             raise BadRequest(f"Job {job_hash} was resumed by another request.")
         await self._scheduler.admit(job_hash)
@@ -166,7 +169,7 @@ class Intake:
             reason="" if runtime else self._runtimes.refusal(manifest.schema_version), design=manifest.design,
             jobname=manifest.jobname, flow=manifest.flow, runtime=runtime or "", created=now, started=None,
             ended=None if runtime else now, upload_bytes=size, digest=fingerprint, answered=False, cancel_reason=None,
-            generation=1, plan=None,
+            generation=1, plan=None, executor=self._prepares(manifest),
         )  # fmt: skip
 
     async def _receive(self, staged: JobDirectory, upload: AsyncIterator[bytes]) -> int:

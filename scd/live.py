@@ -7,6 +7,7 @@ import msgspec
 
 from . import flowgraph
 from .board import JobView, NodeView
+from .dispatch import LOCAL, Placement
 from .executors.base import Observation, Spec
 from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
 from .states import JobState, NodeState
@@ -23,7 +24,7 @@ class LiveJob:
     def __init__(self, job: Job, nodes: Iterable[Node], attempts: Iterable[Attempt]):
         self.job = job
         self.plan: Plan | None = job.decoded_plan() if job.state is JobState.RUNNING else None
-        self._limits = _limits(self.plan)
+        self._limits, self._planned = _limits(self.plan), _by_key(self.plan)
         self.nodes: dict[NodeKey, Node] = {node.key: node for node in nodes}
         attempts = list(attempts)
         self.attempts: dict[str, Attempt] = {attempt.name: attempt for attempt in attempts if attempt.ended is None}
@@ -33,6 +34,8 @@ class LiveJob:
         }
         self.seen: dict[str, Observation] = {}
         self.killed: set[str] = set()
+        self._memory: dict[NodeKey, int] = {}  # of nodes that ran out of it and get more
+        self._note = ""
         self.position = 0  # in the queue, from 1
         self.version = next(_VERSIONS)
         self._ready: list[PlanNode] | None = None
@@ -81,8 +84,15 @@ class LiveJob:
 
     @property
     def cores(self) -> int:
-        """Cores in use by this job's live attempts."""
-        return sum(attempt.cores for attempt in self.attempts.values())
+        """This machine's cores in use by this job's live attempts."""
+        return sum(attempt.cores for attempt in self.attempts.values() if attempt.executor == LOCAL)
+
+    def planned(self, key: NodeKey) -> PlanNode | None:
+        return self._planned.get(key)
+
+    def hear(self, name: str, seen: Observation) -> None:
+        """Take over what is known of an attempt."""
+        self.seen[name] = seen
 
     def change_node(self, key: NodeKey, state: NodeState, reason: str = "") -> None:
         self.nodes[key] = msgspec.structs.replace(self.nodes[key], state=state, reason=reason)
@@ -92,8 +102,10 @@ class LiveJob:
         self.job = msgspec.structs.replace(self.job, state=state, reason=reason)
         self.changed()
 
-    def retry(self, key: NodeKey) -> None:
-        """A node whose attempt was lost is pending again."""
+    def retry(self, key: NodeKey, memory: int | None = None) -> None:
+        """A node whose attempt was lost, or gets more ``memory``, is pending again."""
+        if memory is not None:
+            self._memory[key] = memory
         node = self.nodes[key]
         self.nodes[key] = msgspec.structs.replace(node, state=NodeState.PENDING, retries=node.retries + 1)
         self.changed()
@@ -105,7 +117,7 @@ class LiveJob:
 
     def take_plan(self, plan: Plan, nodes: Iterable[Node]) -> None:
         self.plan, self.nodes = plan, {node.key: node for node in nodes}
-        self._limits = _limits(plan)
+        self._limits, self._planned = _limits(plan), _by_key(plan)
         self.changed()
 
     def queue(self, attempt: Attempt) -> None:
@@ -122,20 +134,21 @@ class LiveJob:
             self.position = position
             self.changed()
 
-    def prepare_attempt(self, executor: str, now: float) -> Attempt:
+    def prepare_attempt(self, executor: str, memory: int, now: float) -> Attempt:
         self.preparations += 1
         return Attempt(
             name=attempt_name(self.job_hash, 0, self.preparations), job_hash=self.job_hash, step="", index="",
-            attempt=self.preparations, executor=executor, cores=1, queued=now,
+            attempt=self.preparations, executor=executor, cores=1, queued=now, memory=memory or None,
         )  # fmt: skip
 
-    def node_attempt(self, node: Node, cores: int, executor: str, now: float) -> Attempt:
+    def node_attempt(self, node: Node, cores: int, executor: str, memory: int, now: float) -> Attempt:
         return Attempt(
             name=attempt_name(self.job_hash, node.n, node.attempt + 1), job_hash=self.job_hash, step=node.step,
             index=node.index, attempt=node.attempt + 1, executor=executor, cores=cores, queued=now,
+            memory=self._memory.get(node.key) or memory or None,
         )  # fmt: skip
 
-    def spec(self, attempt: Attempt) -> Spec:
+    def spec(self, attempt: Attempt, placement: Placement) -> Spec:
         """The order for an attempt; the same again after a restart."""
         key = None if attempt.key == PREPARE else attempt.key
         n = 0 if key is None else self.nodes[key].n
@@ -143,6 +156,7 @@ class LiveJob:
             name=attempt.name, job_hash=self.job_hash, design=self.job.design, jobname=self.job.jobname,
             runtime=self.job.runtime, archive=f"{n}.{attempt.attempt}.tar.gz", generation=self.job.generation, key=key,
             unpack=self.job.plan is None, ancestors=() if key is None else self._ancestors(key), user=self.job.user,
+            placement=placement, handle=attempt.handle or "",
         )  # fmt: skip
 
     def view(self) -> JobView:
@@ -150,7 +164,7 @@ class LiveJob:
         if self.job.state is JobState.QUEUED:
             reason = f"queued, position {self.position}" + (f" ({reason})" if reason else "")
         elif self.job.state is JobState.PREPARING:
-            reason = "preparing"
+            reason = "preparing" + (f": {self._note}" if self._note else "")
         mono = {
             attempt.key: self.seen[name].started_mono for name, attempt in self.attempts.items() if name in self.seen
         }
@@ -161,7 +175,20 @@ class LiveJob:
             )
             for key, node in self.nodes.items()
         }
-        return JobView(self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version)
+        note = self._note if self.job.state is JobState.RUNNING else ""
+        shown = nodes if self.plan else {}
+        return JobView(self.job_hash, self.job.user, self.job.state, reason, shown, self.version, note)
+
+    def note_waiting(self) -> None:
+        """Take up why nodes do not run that are in a queue elsewhere; a change if it is another reason than before."""
+        waiting: dict[str, list[NodeKey]] = {}
+        for name, attempt in self.attempts.items():
+            if (seen := self.seen.get(name)) is not None and seen.waiting and seen.started is None:
+                waiting.setdefault(seen.waiting, []).append(attempt.key)
+        note = "; ".join(_named(keys) + reason for reason, keys in waiting.items())
+        if note != self._note:
+            self._note = note
+            self.changed()
 
     def failures(self) -> str:
         """What went wrong, in words for the user."""
@@ -188,9 +215,20 @@ class LiveJob:
         )
 
 
+def _named(keys: list[NodeKey]) -> str:
+    """``syn/0 and 3 more: ``, and nothing for a preparation."""
+    if keys == [PREPARE]:
+        return ""
+    return f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: "
+
+
 def over(limit: float) -> str:
     """Why a node was ended that took longer than ``limit`` seconds."""
     return f"over its time limit of {format_elapsed(limit)}"
+
+
+def _by_key(plan: Plan | None) -> dict[NodeKey, PlanNode]:
+    return {node.key: node for node in plan.nodes} if plan is not None else {}
 
 
 def _limits(plan: Plan | None) -> dict[NodeKey, float]:

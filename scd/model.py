@@ -35,6 +35,11 @@ class PlanNode(msgspec.Struct, frozen=True, rename={"key_inputs": "inputs", "con
     timeout: float | None = None  # seconds
     tool: str | None = None
     task: str | None = None
+    scheduler: str | None = None  # and the rest of option,scheduler, as the manifest has it
+    memory: int | None = None  # MB
+    queue: str | None = None
+    defer: str | None = None
+    options: tuple[str, ...] = ()
 
     @property
     def key(self) -> NodeKey:
@@ -75,6 +80,7 @@ class Job(msgspec.Struct, frozen=True):
     plan: bytes | None
     retries: int = 0  # of this generation's preparation
     disk_bytes: int | None = None  # of an ended job, once measured
+    executor: str = "local"  # where it is prepared
 
     def decoded_plan(self) -> Plan | None:
         return msgspec.json.decode(self.plan, type=Plan) if self.plan else None
@@ -120,6 +126,8 @@ class Attempt(msgspec.Struct, frozen=True):
     read_bytes: int | None = None
     written_bytes: int | None = None
     archive: str | None = None  # file name below the job's archives/
+    handle: str | None = None  # what the executor calls it: Slurm's job id
+    memory: int | None = None  # bytes that were asked for
     lost: bool = False  # its runner, shim or host went away: not the node's own fault
 
     @property

@@ -16,15 +16,16 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import aiosqlite
 import msgspec
 
 from .board import Board
 from .config import Config
+from .dispatch import LOCAL, Misplaced, Partition, check, more_memory, place, preparation
 from .errors import ScdError
-from .executors.base import Executor, Observation
+from .executors.base import Executor, Observation, Spec
 from .live import PREPARE, LiveJob, over
 from .model import Attempt, NodeKey, Plan
 from .orders import Broken, Orders, blaming
@@ -44,6 +45,7 @@ class Scheduler:
         self._store = store
         self._board = board
         self._executor: Executor
+        self._partitions: Callable[[], Mapping[str, Partition]] = dict
         self._live: dict[str, LiveJob] = {}
         self._wakeup = asyncio.Event()
         self._turn_lock = asyncio.Lock()
@@ -51,8 +53,9 @@ class Scheduler:
         self._closing = False
         self._stale = False  # memory and database may differ
 
-    def use(self, executor: Executor) -> None:
-        self._executor = executor
+    def use(self, executor: Executor, partitions: Callable[[], Mapping[str, Partition]] = dict) -> None:
+        """``partitions``: what Slurm's give, as far as it is known."""
+        self._executor, self._partitions = executor, partitions
 
     def wake(self) -> None:
         self._wakeup.set()
@@ -108,7 +111,7 @@ class Scheduler:
         """Order every live attempt again by its name. One that was started is found, not run twice."""
         for live in self._live.values():
             for attempt in live.attempts.values():
-                await self._executor.submit(live.spec(attempt))
+                await self._executor.submit(self._spec(live, attempt))
 
     async def admit(self, job_hash: str) -> None:
         """Take up a job that was just committed as queued."""
@@ -175,10 +178,10 @@ class Scheduler:
             jobs = [live for live in self._live.values() if not (live.job.state.ended or self._closing)]
             free = self._config.cores - sum(live.cores for live in jobs)
             for live in jobs:
-                if live.job.state is JobState.QUEUED and free > 0:
+                if live.job.state is JobState.QUEUED and (free > 0 or live.job.executor != LOCAL):
                     with blaming(live):
                         await self._prepare(db, live, orders)
-                    free -= 1
+                    free -= 1 if live.job.executor == LOCAL else 0
             for live in jobs:
                 if live.job.state is JobState.RUNNING and live.job.cancel_reason is None:
                     with blaming(live):
@@ -192,7 +195,12 @@ class Scheduler:
             seen = observed.get(name)
             if seen is None:
                 continue
-            live.seen[name] = seen
+            live.hear(name, seen)
+            if seen.handle and attempt.handle is None:
+                attempt = live.attempts[name] = msgspec.structs.replace(attempt, handle=seen.handle)
+                await self._store.submit_attempt(db, name, seen.handle)
+                if attempt.key != PREPARE:
+                    await self._move_node(db, live, attempt.key, NodeState.SUBMITTED, "", orders)
             if seen.started is not None and attempt.started is None:
                 attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
                 await self._store.start_attempt(db, name, seen.started)
@@ -200,6 +208,7 @@ class Scheduler:
                     await self._move_node(db, live, attempt.key, NodeState.RUNNING, "", orders)
             if seen.state is not None:
                 await self._end_attempt(db, live, attempt, seen, orders)
+        live.note_waiting()
 
     async def _end_attempt(
         self, db: aiosqlite.Connection, live: LiveJob, attempt: Attempt, seen: Observation, orders: Orders
@@ -219,17 +228,24 @@ class Scheduler:
         else:
             live.elapsed[attempt.key] = seen.elapsed
             await self._move_node(db, live, attempt.key, state, reason, orders)
-            await self._retry(db, live, attempt.key, seen, orders)
+            await self._retry(db, live, attempt, seen, orders)
 
     async def _retry(
-        self, db: aiosqlite.Connection, live: LiveJob, key: NodeKey, seen: Observation, orders: Orders
+        self, db: aiosqlite.Connection, live: LiveJob, attempt: Attempt, seen: Observation, orders: Orders
     ) -> None:
-        """A node that was lost with what it lived in may start again, as often as the configuration says."""
+        """A node that was lost with what it lived in may start again, as often as the configuration says.
+
+        So may one that ran out of memory, where the configuration gives it more.
+        """
+        key = attempt.key
         node = live.nodes[key]
-        if not seen.lost or node.retries >= self._config.dispatch.retries or live.job.cancel_reason is not None:
+        more = more_memory(self._config, attempt.memory or 0) if seen.out_of_memory else None
+        if live.job.cancel_reason is not None or node.retries >= self._config.dispatch.retries:
+            return
+        if not (seen.lost or more):
             return
         if await self._store.retry_node(db, node):
-            live.retry(key)
+            live.retry(key, more)
             orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} pending again {seen.reason}")
 
     async def _prepared(self, db: aiosqlite.Connection, live: LiveJob, seen: Observation, orders: Orders) -> None:
@@ -245,7 +261,12 @@ class Scheduler:
             await self._end_job(db, live, state, seen.reason or "The job could not be prepared.", orders)
             return
         plan = seen.plan
-        await self._store.set_plan(db, live.job_hash, seen.raw_plan, plan.nodes, self._cores(plan))
+        try:
+            cores = self._placed(plan, live.job.user)
+        except Misplaced as refusal:
+            await self._end_job(db, live, JobState.REJECTED, str(refusal), orders)
+            return
+        await self._store.set_plan(db, live.job_hash, seen.raw_plan, plan.nodes, cores)
         await self._move_job(db, live, JobState.RUNNING, "", orders)
         live.take_plan(plan, await self._store.nodes(live.job_hash, db))
 
@@ -287,26 +308,30 @@ class Scheduler:
     async def _prepare(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
         if not await self._move_job(db, live, JobState.PREPARING, "", orders):
             return
-        attempt = live.prepare_attempt(self._executor.name, time.time())
+        executor = live.job.executor if self._config.slurm is not None else LOCAL
+        memory = preparation(self._config, executor, live.job.user).memory
+        attempt = live.prepare_attempt(executor, memory, time.time())
         await self._store.add_attempt(db, attempt)
         live.attempts[attempt.name] = attempt
-        orders.submit.append((self._executor, live.spec(attempt)))
+        orders.submit.append((self._executor, self._spec(live, attempt)))
 
     async def _start(self, db: aiosqlite.Connection, live: LiveJob, free: int, orders: Orders) -> int:
         """Start what fits; the cores that are left to later jobs: none if a node of this one waits for more."""
         waiting = False
         for planned in live.ready():
             node = live.nodes[planned.key]
-            cores = min(node.cores, self._config.cores)  # there may be fewer than when it was prepared
-            if cores > free:
+            where = place(self._config, planned, live.job.user)
+            # There may be fewer than when it was prepared.
+            cores = min(node.cores, self._config.cores) if where.executor == LOCAL else where.cores
+            if where.executor == LOCAL and cores > free:
                 waiting = True
                 continue
-            attempt = live.node_attempt(node, cores, self._executor.name, time.time())
+            attempt = live.node_attempt(node, cores, where.executor, where.memory, time.time())
             if not await self._store.claim_node(db, node, attempt):
                 continue
             live.queue(attempt)
-            orders.submit.append((self._executor, live.spec(attempt)))
-            free -= cores
+            orders.submit.append((self._executor, self._spec(live, attempt)))
+            free -= cores if where.executor == LOCAL else 0
         return 0 if waiting else free
 
     # -- changes
@@ -369,7 +394,24 @@ class Scheduler:
                 live.move_up(position)
             self._board.publish(live.job_hash, live.version, live.view, ended=live.job.state.ended)
 
-    def _cores(self, plan: Plan) -> dict[NodeKey, int]:
-        """As TaskScheduler: a node that names no number of threads gets the machine."""
-        every = self._config.cores
-        return {node.key: max(1, min(node.cores or every, every)) for node in plan.nodes}
+    def _placed(self, plan: Plan, user: str) -> dict[NodeKey, int]:
+        """The cores of each node where it will run. Raises Misplaced if one could never run there."""
+        found = {}
+        for node in plan.nodes:
+            where = place(self._config, node, user)
+            if node.status is NodeState.PENDING:
+                check(where, self._partitions(), str(node.key))
+            found[node.key] = where.cores
+        return found
+
+    def _spec(self, live: LiveJob, attempt: Attempt) -> Spec:
+        """The order for an attempt; what was decided when it was written down is not decided again."""
+        user = live.job.user
+        where = preparation(self._config, attempt.executor, user)
+        if (planned := live.planned(attempt.key)) is not None:
+            with contextlib.suppress(Misplaced):  # the configuration has changed since
+                where = place(self._config, planned, user)
+        where = msgspec.structs.replace(
+            where, executor=attempt.executor, cores=attempt.cores, memory=attempt.memory or where.memory
+        )
+        return live.spec(attempt, where)

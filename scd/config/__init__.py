@@ -10,15 +10,17 @@ from .sections import (
     Limits,
     Local,
     Paths,
+    Route,
     Runtime,
     Server,
     Size,
+    Slurm,
     User,
     is_loopback,
     split_address,
 )
 
 __all__ = [
-    "ACCOUNT", "DEFAULT_FILE", "Auth", "Config", "Duration", "Limits", "Local", "Paths", "Runtime", "Server", "Size",
-    "User", "files_of", "is_loopback", "load", "render", "split_address",
+    "ACCOUNT", "DEFAULT_FILE", "Auth", "Config", "Duration", "Limits", "Local", "Paths", "Route", "Runtime",
+    "Server", "Size", "Slurm", "User", "files_of", "is_loopback", "load", "render", "split_address",
 ]  # fmt: skip

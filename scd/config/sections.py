@@ -68,8 +68,16 @@ class Auth(Section, frozen=True):
     required: bool | None = None
 
 
+class Route(Section, frozen=True):
+    step: str
+    executor: Literal["local", "slurm"]
+    partition: str = ""
+
+
 class Dispatch(Section, frozen=True):
+    default: Literal["local", "slurm"] = "local"
     retries: int = 0
+    route: tuple[Route, ...] = ()
 
 
 class Local(Section, frozen=True):
@@ -81,6 +89,26 @@ class Local(Section, frozen=True):
     on_stop: Literal["keep", "cancel"] = "keep"
     account: str = ""
     launcher: str = "/run/scd-launcher/launcher.sock"
+
+
+class Slurm(Section, frozen=True):
+    """0 and "" are Slurm's own defaults."""
+
+    conf: str = ""
+    partition: str = ""
+    account: str = ""
+    queues: tuple[str, ...] = ("*",)
+    allow_options: tuple[str, ...] = ()
+    cores: int = 1
+    max_cores: int = 0
+    memory: Size = Size(0)
+    max_memory: Size = Size(0)
+    memory_on_oom: float = 1.0
+    time: Duration = Duration(0)
+    max_time: Duration = Duration(0)
+    poll_interval: Duration = Duration(5)
+    record_timeout: Duration = Duration(60)
+    parallel: int = 8
 
 
 class Limits(Section, frozen=True):
@@ -99,6 +127,7 @@ class Limits(Section, frozen=True):
 class User(Section, frozen=True):
     password_hash: str
     account: str = ""
+    slurm_account: str = ""
     limits: Limits = Limits()
 
 
@@ -110,6 +139,7 @@ class Config(Section, frozen=True):
     auth: Auth = Auth()
     dispatch: Dispatch = Dispatch()
     local: Local = Local()
+    slurm: Slurm | None = None
     limits: Limits = Limits()
     users: dict[str, User] = {}
 
@@ -146,6 +176,11 @@ class Config(Section, frozen=True):
     def account_of(self, user: str) -> str:
         """The Unix account of a user's jobs. Empty: scd's own, or none for a user who is not configured any more."""
         return (self.users[user].account if user in self.users else "") or self.local.account
+
+    def slurm_account_of(self, user: str) -> str:
+        """The Slurm account that a user's nodes are charged to in Slurm."""
+        own = self.users[user].slurm_account if user in self.users else ""
+        return own or (self.slurm.account if self.slurm is not None else "")
 
     def limits_of(self, user: str) -> Limits:
         return self.users[user].limits if user in self.users else self.limits

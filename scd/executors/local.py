@@ -10,9 +10,10 @@ from typing import Any
 
 from ..launcher.base import Launcher, dismiss
 from ..model import NodeKey
-from ..spool import JobDirectory, Spool
+from ..spool import Spool
 from ..states import NodeState
 from .base import Observation, Spec
+from .orders import order
 from .records import snapshot_name
 from .session import Message, Session, Wake
 
@@ -37,7 +38,7 @@ class LocalExecutor:
         if session is None:
             session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake)
             self._sessions[spec.job_hash] = session
-        session.order(_order(spec, session.directory), spec.name)
+        session.order(order(spec, session.directory), spec.name)
         if self._sampler is None:
             self._sampler = asyncio.create_task(self._sample())
         return spec.name
@@ -104,13 +105,3 @@ class LocalExecutor:
             figures = await asyncio.to_thread(self._launcher.sample, pids)
             for name, usage in figures.items():
                 running[name].usage = running[name].usage.merged(usage)
-
-
-def _order(spec: Spec, directory: JobDirectory) -> Message:
-    order: Message = {"name": spec.name, "archive": spec.archive}
-    if spec.key is None:
-        order |= {"op": "prepare", "manifest": str(directory.manifest(spec.generation))}
-        if spec.unpack:
-            order["import"] = str(directory.import_archive)
-        return order
-    return order | {"op": "node", "step": spec.key.step, "index": spec.key.index, "ancestors": spec.ancestors}

@@ -140,7 +140,7 @@ class Api:
         submission = await asyncio.to_thread(decode_submission, await held.read())
         user = await self._s.auth.authenticate(submission.params.username, submission.params.key)
         found = await asyncio.to_thread(manifest.decode, submission.cfg)
-        if "slurm" in found.schedulers:
+        if "slurm" in found.schedulers and self._s.config.slurm is None:
             raise BadRequest("This server has no Slurm cluster. Unset option,scheduler,name and submit again.")
         resumed = submission.params.job_hash
         fingerprint = await asyncio.to_thread(digest, user, resumed, submission.cfg)

@@ -27,6 +27,7 @@ class Watcher(msgspec.Struct):
 
     version: int = 0
     answered: float = 0.0
+    note: str = ""
     states_told: bool = False
     reason_told: bool = False
 
@@ -69,6 +70,9 @@ class Progress:
     def _answer(self, view: JobView, watcher: Watcher) -> Answer:
         if not view.state.ended:
             watcher.states_told = watcher.reason_told = False
+            if view.nodes and view.note and view.note != watcher.note:  # the states follow with the next answer
+                watcher.note, watcher.version = view.note, 0
+                return {"status": "running", "message": plain(view.note)}
             return running(view)
         if (self._board.ended_for(view.job_hash) or 0.0) < _FAREWELL and view.state is not JobState.REJECTED:
             if view.nodes and not watcher.states_told:
