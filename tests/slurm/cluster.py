@@ -41,6 +41,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
@@ -48,9 +49,9 @@ DefMemPerCPU={memory_per_core}
 ReturnToService=2
 KillWait=5
 MinJobAge=20
-SlurmdTimeout=20
+SlurmdTimeout=10
 MessageTimeout=5
-SchedulerParameters=bf_interval=2,sched_min_interval=200000
+SchedulerParameters=bf_interval=1,batch_sched_delay=0,sched_min_interval=50000,sched_interval=2
 """
 
 
@@ -62,6 +63,7 @@ class Cluster:
         self.directory = directory
         self.config = directory / "slurm.conf"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._odd: set[str] = set()  # daemons that were started in another way than usual
         for name in ("state", "spool", "munge"):
             (directory / name).mkdir(parents=True)
         (directory / "munge").chmod(0o755)
@@ -84,11 +86,33 @@ class Cluster:
         self._until("slurmctld", lambda: self._run("scontrol", "ping"))
         for number in range(1, NODES + 1):
             self.launch(f"node{number}")
-        self._until("node1", lambda: self.output("sinfo", "-h", "-r", "-N", "-p", "compute").count("idle") == NODES)
+        self.wait_until_ready()
         return self
 
-    def launch(self, name: str) -> None:
-        """Start one daemon of the cluster."""
+    def wait_until_ready(self) -> None:
+        """Until every node can take jobs."""
+        shown = ("sinfo", "-h", "-N", "-p", "compute", "-o", "%t")
+        self._until("slurmctld", lambda: self.output(*shown).split().count("idle") == NODES)
+
+    def wait_until_it_answers(self) -> None:
+        self._until("slurmctld", lambda: self._run("squeue"))
+
+    def mend(self) -> None:
+        """As it was at first, whatever a test has done to it; no jobs."""
+        for name, process in self._processes.items():
+            process.send_signal(signal.SIGCONT)
+            if process.poll() is None and name in self._odd:
+                self.kill(name, signal.SIGTERM)
+            if process.poll() is not None:
+                self.launch(name)
+        self.wait_until_it_answers()
+        self._run("scancel", "--user=root")
+        self._run("scontrol", "update", "partitionname=compute", "state=up")
+        self._run("scontrol", "update", f"nodename=node[1-{NODES}]", "state=resume")
+        self.wait_until_ready()
+
+    def launch(self, name: str, under: Sequence[str] = ()) -> None:
+        """Start one daemon of the cluster, ``under`` what is put before its command."""
         place = self.directory / "munge"
         argv = {
             "munged": ["munged", "--foreground", "--force", f"--key-file={self.directory}/munge.key",
@@ -96,10 +120,12 @@ class Cluster:
                        f"--seed-file={place}/seed"],
             "slurmctld": ["slurmctld", "-D", "-f", str(self.config)],
         }.get(name, ["slurmd", "-D", "-N", name, "-f", str(self.config)])  # fmt: skip
+        (self._odd.add if under else self._odd.discard)(name)
         with open(self.directory / f"{name}.out", "ab") as log:
             self._processes[name] = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), start_new_session=True
-            )
+                [*under, *argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(),
+                start_new_session=True,
+            )  # fmt: skip
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to one daemon; return once it has ended, if it was to end."""
