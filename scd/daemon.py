@@ -171,7 +171,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
         scheduler.use(executor)
         if config.slurm is not None:
             scripts = BatchScripts(config, runtimes, sandboxes)
-            slurm = SlurmExecutor(config.slurm, spool, scripts.write, scheduler.wake)
+            slurm = SlurmExecutor(config.slurm, spool, scripts.write, local, scheduler.wake)
             stack.push_async_callback(slurm.close)
             await slurm.start()
             executor.add(slurm)

@@ -34,14 +34,19 @@ class LocalExecutor:
         self._leaving: set[asyncio.Task[None]] = set()  # sessions of jobs that ended
 
     async def submit(self, spec: Spec) -> str:
-        session = self._sessions.get(spec.job_hash)
-        if session is None:
-            session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake)
-            self._sessions[spec.job_hash] = session
+        session = self.open(spec)
         session.order(order(spec, session.directory), spec.name)
         if self._sampler is None:
             self._sampler = asyncio.create_task(self._sample())
         return spec.name
+
+    def open(self, spec: Spec) -> Session:
+        """The session with the job's shim: also of a job that runs elsewhere, whose files are looked at from here."""
+        session = self._sessions.get(spec.job_hash)
+        if session is None:
+            session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake)
+            self._sessions[spec.job_hash] = session
+        return session
 
     async def poll(self, handles: Iterable[str]) -> dict[str, Observation]:
         wanted = set(handles)

@@ -30,6 +30,7 @@ from . import places
 from . import slurm_cli as cli
 from .base import Observation, Spec
 from .controller import TICK, Controller, Queue
+from .local import LocalExecutor
 from .orders import order
 from .places import Look
 from .submission import MARGIN, Stage, Submission
@@ -50,10 +51,12 @@ Script = Callable[[Work, Mapping[str, Any], Path], str]
 class SlurmExecutor:
     name = "slurm"
 
-    def __init__(self, config: Slurm, spool: Spool, script: Script, wake: Callable[[], None]):
+    def __init__(self, config: Slurm, spool: Spool, script: Script, here: LocalExecutor, wake: Callable[[], None]):
+        """``here`` looks at the files of nodes that run: in the job's sandbox, on this machine."""
         self._config = config
         self._spool = spool
         self._script = script
+        self._here = here
         self._wake = wake
         self._boot = boot_id()
         self._slurm = Controller(config)
@@ -104,10 +107,22 @@ class SlurmExecutor:
                 self._next_turn = 0.0
         self._hurry()
 
-    async def snapshot(self, job_hash: str, key: NodeKey) -> str | None:  # noqa: ARG002
-        return None
+    async def snapshot(self, job_hash: str, key: NodeKey) -> str | None:
+        if (spec := self._running(job_hash, key)) is None:
+            return None
+        self._here.open(spec)
+        return await self._here.snapshot(job_hash, key)
 
-    async def tail(self, job_hash: str, key: NodeKey, offset: int) -> dict[str, Any] | None:  # noqa: ARG002
+    async def tail(self, job_hash: str, key: NodeKey, offset: int) -> dict[str, Any] | None:
+        if (spec := self._running(job_hash, key)) is None:
+            return None
+        self._here.open(spec)
+        return await self._here.tail(job_hash, key, offset)
+
+    def _running(self, job_hash: str, key: NodeKey) -> Spec | None:
+        for known in self._known.values():
+            if known.spec.job_hash == job_hash and known.spec.key == key and known.seen.started is not None:
+                return None if known.ended else known.spec
         return None
 
     async def release(self, job_hash: str) -> None:
@@ -144,6 +159,7 @@ class SlurmExecutor:
         spec = known.spec
         known.stage = Stage.SENDING
         known.submissions += 1
+        self._hurry()  # it may be in the queue, and over, while sbatch still has not answered
         what = f"job={spec.job_hash} node={spec.key or 'prepare'} user={spec.user or '-'}"
         argv = cli.sbatch(spec.name, what, str(known.place), spec.placement)
         directory = self._spool.job(spec.job_hash)
@@ -201,6 +217,8 @@ class SlurmExecutor:
         for known in live:
             before = known.news
             known.judge(rows[known.name], looked.get(known.name), now)
+            if known.doom is not None and not known.ended:
+                await self._tell_doomed(known)
             news |= before != known.news
         for known in self._known.values():
             if not self._slurm.reachable.is_set() and known.seen.waiting != _DOWN and not known.ended:
@@ -210,6 +228,17 @@ class SlurmExecutor:
         if news:
             self._slurm.hurry()
             self._wake()
+
+    async def _tell_doomed(self, known: Submission) -> None:
+        """Should it live after all, cut off from everything, it must not go on beside one that takes its place."""
+        assert known.doom is not None
+        state, reason, lost = known.doom
+        try:
+            await self._slurm.do(places.give_up, known.place, state, reason)
+        except OSError as error:
+            log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
+        else:
+            known.end(state, reason, lost)
 
     async def _ask_again(self, live: Sequence[Submission]) -> None:
         """Submit again what Slurm, having answered for a while, does not have, and nobody has claimed."""

@@ -48,6 +48,7 @@ class Submission:
         self.killed = 0.0
         self.told = 0.0  # when Slurm was last told to end it
         self.given_up = False
+        self.doom: tuple[NodeState, str, bool] | None = None  # how it ends once it has been told so: without a record
         self._timeout = record_timeout
         self._boot = boot
         self._over: float | None = None  # since when Slurm says that it ended
@@ -161,22 +162,22 @@ class Submission:
         if self._over is not None and self.row is not None:
             never = self.row.state == "CANCELLED" and self.row.never_ran and not found.claimed
             if never or now - max(self._over, self._beat_seen) >= self._timeout:
-                self._end_by_word(self.row, found.said)
+                self._doom_by_word(self.row, found.said)
         elif self.missing is not None and found.claimed and now - max(self.missing, self._beat_seen) >= self._timeout:
-            self.end(NodeState.ERROR, "Slurm does not know it any more, and it left no record", lost=True)
+            self.doom = NodeState.ERROR, "Slurm does not know it any more, and it left no record", True
 
     # -- its end
 
-    def _end_by_word(self, row: QueueRow, said: str) -> None:
+    def _doom_by_word(self, row: QueueRow, said: str) -> None:
         word = self._word(row)
         self.seen.elapsed, self.seen.out_of_memory = row.elapsed, word.out_of_memory
-        self.end(word.state, word.reason + (f"; it said: {said}" if said and word.lost else ""), lost=word.lost)
+        self.doom = word.state, word.reason + (f"; it said: {said}" if said and word.lost else ""), word.lost
 
     def _word(self, row: QueueRow) -> Ending:
         placement = self.spec.placement
         return ending(row, placement.memory, format_duration(placement.time) if placement.time else "")
 
-    def end(self, state: NodeState, reason: str, *, lost: bool = False) -> None:
+    def end(self, state: NodeState, reason: str, lost: bool = False) -> None:
         """Without a record. Whoever wanted it to end had the last word."""
         if self.ended:
             return

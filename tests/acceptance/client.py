@@ -147,6 +147,7 @@ FLOWS: dict[str, Callable[[], Any]] = {
     "chain": chain,
     "fan": fan,
     "fan40": lambda: fan(40),
+    "fan180": lambda: fan(180),
     "minimum": lambda: select(minimum.MinimumTask()),
     "maximum": lambda: select(maximum.MaximumTask()),
     "lint": lint,

@@ -123,6 +123,19 @@ def test_a_cancelled_nodes_log_arrives(site: Site) -> None:
     assert b"so far so good" in member(answer.content, "/work/0/work.log")
 
 
+def test_results_of_a_node_that_runs(site: Site) -> None:
+    daemon = site.daemon()
+    job_hash = working(daemon, "echo so far so good; sleep 300")
+
+    def so_far() -> bool:
+        answer = daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"})
+        return answer.status_code == 200 and b"so far so good" in member(answer.content, "/work/0/work.log")
+
+    wait_until(so_far, "the log of a node that runs cannot be fetched", 60)
+    daemon.post("/cancel_job/", {"job_hash": job_hash})
+    assert finish(daemon, job_hash) == "canceled"
+
+
 def test_an_operators_scancel_is_told_as_such(site: Site, slurm: Cluster) -> None:
     daemon = site.daemon()
     job_hash = working(daemon, "sleep 300")

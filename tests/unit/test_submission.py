@@ -37,6 +37,8 @@ def see(known: Submission, now: float, *states: str, nodes: str = "node1", reaso
     """A look at ``now`` in which Slurm has the job in these states; none: it answers, and does not have it."""
     rows = [QueueRow(str(17 + i), state, 100.0, 160.0, nodes, NAME, reason) for i, state in enumerate(states)]
     known.judge(rows, places.look(known.place, known_started=known.seen.started is not None), now)
+    if known.doom is not None:
+        known.end(*known.doom)
 
 
 def no_answer(known: Submission, now: float) -> None:
