@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 TICK = 1.0  # seconds between two looks while things change
 _BACKOFF = 1.5  # of looks at a queue in which nothing changes
 _LOAD = 20.0  # a look takes at most this part of the time
-_LONGEST_BACKOFF = 15.0  # while it does not answer
 _PARTITIONS_EVERY = 300.0
 _AT_ONCE = 500  # ids in one scancel
 
@@ -57,13 +56,17 @@ class Controller:
     async def queue(self) -> Queue | None:
         """All that Slurm has of ours, in one look; None if it did not answer: then nothing is known."""
         begin = time.monotonic()
-        answer = await self.do(cli.call, cli.squeue(), self._env, cli.QUERY_DEADLINE)
+        answer = None
+        if not self.reachable.is_set():  # squeue tries for ten seconds; this says at once whether anybody is there
+            answer = await self.do(cli.call, cli.ping(), self._env, cli.QUERY_DEADLINE)
+        if answer is None or answer.code == 0:
+            answer = await self.do(cli.call, cli.squeue(), self._env, cli.QUERY_DEADLINE)
         now = time.monotonic()
-        found = cli.queue(answer, os.geteuid())
+        found = cli.queue(answer, os.geteuid()) if answer.code == 0 else None
         if found is None:
             self._set_reachable(answer.words)
             self._earliest = self.due = now + self._pace
-            self._pace = min(self._pace * _BACKOFF, _LONGEST_BACKOFF)
+            self._pace = min(self._pace * _BACKOFF, self._config.poll_interval)
             return None
         self._set_reachable()
         self._earliest = now + max(TICK, _LOAD * (now - begin))

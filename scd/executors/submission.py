@@ -162,16 +162,21 @@ class Submission:
         if self._over is not None and self.row is not None:
             never = self.row.state == "CANCELLED" and self.row.never_ran and not found.claimed
             if never or now - max(self._over, self._beat_seen) >= self._timeout:
-                self._doom_by_word(self.row, found.said)
+                self._doom_by_word(self.row, found)
         elif self.missing is not None and found.claimed and now - max(self.missing, self._beat_seen) >= self._timeout:
             self.doom = NodeState.ERROR, "Slurm does not know it any more, and it left no record", True
 
     # -- its end
 
-    def _doom_by_word(self, row: QueueRow, said: str) -> None:
+    def _doom_by_word(self, row: QueueRow, found: Look) -> None:
         word = self._word(row)
+        reason = word.reason
+        if word.lost and found.said:
+            reason += f"; it said: {found.said}"
+        elif row.state == "FAILED" and not found.claimed:
+            reason += "; it never began: is the spool there, under the same path as on the server?"
         self.seen.elapsed, self.seen.out_of_memory = row.elapsed, word.out_of_memory
-        self.doom = word.state, word.reason + (f"; it said: {said}" if said and word.lost else ""), word.lost
+        self.doom = word.state, reason, word.lost
 
     def _word(self, row: QueueRow) -> Ending:
         placement = self.spec.placement

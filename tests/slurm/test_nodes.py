@@ -12,7 +12,6 @@ from ..harness import ROOT, Daemon, wait_until
 from ..integration.submission import collected, manifest, member
 from .cluster import Cluster
 from .site import (
-    COUNT,
     Site,
     attempts,
     finish,
@@ -22,13 +21,12 @@ from .site import (
     said_while_running,
     slurm_jobs,
     submit,
-    wait_for_submission,
     working,
 )
 
 
 def test_a_node_gets_what_its_manifest_asks_for(site: Site) -> None:
-    daemon = site.daemon('allow_options = ["--nice"]\nmax_memory = "300MB"')
+    daemon = site.daemon('allow_options = ["--nice"]\nmax_memory = "300MB"', dispatch='default = "local"')
     job_hash = working(
         daemon, "sleep 20", "queue=bigmem", "memory=1000", "timeout=600", "sbatch=--nice 7", "scheduler=slurm"
     )
@@ -44,19 +42,33 @@ def test_a_node_gets_what_its_manifest_asks_for(site: Site) -> None:
     assert finish(daemon, job_hash) == "canceled"
 
 
-def test_nodes_of_one_job_run_here_and_in_slurm(site: Site) -> None:
+SIGHTS = (
+    "ls -d ../../../../../../control ../../../../../../archives /run/munge /etc/slurm; env | grep SLURM; "
+    "command -v squeue >/dev/null && squeue"
+)
+
+
+def test_nodes_of_one_job_run_here_and_in_slurm(site: Site, slurm: Cluster) -> None:
     daemon = site.daemon()
-    job_hash = submit(daemon, "work", "script=hostname", "threads=1")
+    job_hash = submit(daemon, "work", f"script=sleep 3; ({SIGHTS}) >reports/seen.txt 2>/dev/null; true", "threads=2")
     assert finish(daemon, job_hash) == "completed"
     found = {row["step"]: row["executor"] for row in daemon.rows("SELECT step, executor FROM attempts")}
     assert found == {"": "slurm", "get": "local", "work": "slurm", "after": "local"}
 
+    (attempt,) = attempts(daemon, job_hash)
+    assert len(slurm_jobs(slurm, attempt["name"])) == 1
+    place = daemon.job_directory(job_hash) / "control" / "slurm" / attempt["name"].rpartition("-")[2]
+    record = json.loads((place / "ended.json").read_text())
+    assert record["job"] == attempt["handle"], "the record does not name its Slurm job"
+    assert record["host"], "the record does not name its compute node"
 
-def test_the_manifest_alone_can_send_a_node_to_slurm(site: Site) -> None:
-    daemon = site.daemon(dispatch='default = "local"')
-    job_hash = once(daemon, "scheduler=slurm")
-    assert finish(daemon, job_hash) == "completed"
-    assert [row["executor"] for row in attempts(daemon, job_hash)] == ["slurm"]
+    (charged,) = daemon.rows("SELECT max(core_seconds) AS most FROM ledger WHERE job_hash = ?", job_hash)
+    assert attempt["cores"] == 2
+    assert charged["most"] == pytest.approx(2 * attempt["elapsed"])
+    assert attempt["elapsed"] >= 3
+
+    answer = daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"})
+    assert member(answer.content, "/reports/seen.txt") == b"", "a node sees its own records, or Slurm"
 
 
 @pytest.mark.parametrize(
@@ -114,26 +126,18 @@ def test_one_cancel_ends_what_runs_and_what_waits(site: Site, slurm: Cluster) ->
     )  # fmt: skip
 
 
-def test_a_cancelled_nodes_log_arrives(site: Site) -> None:
-    daemon = site.daemon()
-    job_hash = working(daemon, "echo so far so good; sleep 300")
-    daemon.post("/cancel_job/", {"job_hash": job_hash})
-    assert finish(daemon, job_hash) == "canceled"
-    answer = daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"})
-    assert b"so far so good" in member(answer.content, "/work/0/work.log")
-
-
-def test_results_of_a_node_that_runs(site: Site) -> None:
+def test_the_log_of_a_node_that_runs_and_of_one_that_was_cancelled(site: Site) -> None:
     daemon = site.daemon()
     job_hash = working(daemon, "echo so far so good; sleep 300")
 
-    def so_far() -> bool:
+    def can_be_read() -> bool:
         answer = daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"})
         return answer.status_code == 200 and b"so far so good" in member(answer.content, "/work/0/work.log")
 
-    wait_until(so_far, "the log of a node that runs cannot be fetched", 60)
+    wait_until(can_be_read, "the log of a node that runs cannot be fetched", 60)
     daemon.post("/cancel_job/", {"job_hash": job_hash})
     assert finish(daemon, job_hash) == "canceled"
+    assert can_be_read(), "the log of a cancelled node did not arrive"
 
 
 def test_an_operators_scancel_is_told_as_such(site: Site, slurm: Cluster) -> None:
@@ -145,47 +149,14 @@ def test_an_operators_scancel_is_told_as_such(site: Site, slurm: Cluster) -> Non
     assert runs(daemon, job_hash) == 1
 
 
-def test_an_operator_cancels_what_waits(site: Site, slurm: Cluster) -> None:
-    daemon = site.daemon()
-    job_hash = once(daemon, "defer=now+1hour")
-    said_while_running(daemon, job_hash, "waiting for the time at which it may begin")
-    slurm.output("scancel", wait_for_submission(daemon, slurm, job_hash))
-    assert finish(daemon, job_hash) == "failed"
-    assert node(daemon, job_hash)["reason"] == "cancelled in Slurm, not by scd"
-    assert runs(daemon, job_hash) == 0
-
-
-def test_out_of_memory_is_told_and_started_again_with_more(site: Site) -> None:
-    """Without cgroups this Slurm calls it a failure of its own; with them OUT_OF_MEMORY."""
+def test_a_node_that_slurm_kills_for_its_memory(site: Site) -> None:
+    """Without cgroups Slurm kills all of it, the batch job too, and calls it a failure."""
     daemon = site.daemon('memory = "600MB"')
     eat = 'python3 -c "import time; a = bytearray(2 * 10**9); time.sleep(60)"'
     job_hash = working(daemon, eat)
     assert finish(daemon, job_hash, 120) == "failed"
     assert node(daemon, job_hash)["state"] == "error"
     assert runs(daemon, job_hash) == 1
-
-
-def test_results_are_charged_by_the_time_that_they_took(site: Site) -> None:
-    daemon = site.daemon()
-    job_hash = once(daemon, "threads=2", f"script={COUNT}; sleep 3")
-    assert finish(daemon, job_hash) == "completed"
-    (attempt,) = attempts(daemon, job_hash)
-    assert attempt["cores"] == 2
-    (charged,) = daemon.rows("SELECT sum(core_seconds) AS sum FROM ledger WHERE job_hash = ?", job_hash)
-    assert charged["sum"] >= 2 * attempt["elapsed"] >= 6
-
-
-def test_a_job_cannot_reach_its_own_records(site: Site) -> None:
-    """Not the record, not the claim, not the archives, not Slurm."""
-    daemon = site.daemon()
-    job_hash = submit(
-        daemon, "work", "threads=1", "to=work",
-        "script=(ls -d ../../../../../../control ../../../../../../archives /run/munge; env | grep SLURM; "
-        "command -v squeue && squeue) >reports/seen.txt 2>/dev/null; true",
-    )  # fmt: skip
-    assert finish(daemon, job_hash) == "completed"
-    answer = daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"})
-    assert member(answer.content, "/reports/seen.txt").decode().replace("/usr/bin/squeue", "").strip() == ""
 
 
 def test_a_server_without_slurm_says_so(tmp_path: Path) -> None:
@@ -209,15 +180,3 @@ def test_accounts_and_slurm_are_refused_at_start(tmp_path: Path) -> None:
     )
     assert done.returncode == 78
     assert "[slurm] cannot be used together with accounts of users yet" in done.stderr
-
-
-def test_records_name_the_node_and_the_slurm_job(site: Site, slurm: Cluster) -> None:
-    daemon = site.daemon()
-    job_hash = once(daemon)
-    assert finish(daemon, job_hash) == "completed"
-    (attempt,) = attempts(daemon, job_hash)
-    place = daemon.job_directory(job_hash) / "control" / "slurm" / attempt["name"].rpartition("-")[2]
-    record = json.loads((place / "ended.json").read_text())
-    assert record["job"] == attempt["handle"]
-    assert record["host"]
-    assert len(slurm_jobs(slurm, attempt["name"])) == 1

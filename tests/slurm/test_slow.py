@@ -10,9 +10,28 @@ import pytest
 
 from ..harness import wait_until
 from .cluster import Cluster, cluster, why_not
-from .site import Site, attempts, finish, job, node, once, runs, said_while_running, working
+from .site import (
+    MIXED,
+    Site,
+    attempts,
+    finish,
+    job,
+    node,
+    once,
+    processes_of,
+    runs,
+    said_while_running,
+    wait_for_submission,
+    working,
+)
 
 pytestmark = pytest.mark.skipif(not os.environ.get("SCD_TEST_SLOW"), reason="takes minutes: run it by make slurm")
+
+
+@pytest.fixture(autouse=True)
+def _whole_cluster(slurm: Cluster) -> Iterator[None]:
+    yield
+    slurm.mend()
 
 
 @pytest.fixture
@@ -33,6 +52,16 @@ def test_slurms_time_limit(site: Site) -> None:
     assert node(daemon, job_hash)["reason"] == "over its time limit of 00:01:00"
     assert runs(daemon, job_hash) == 1
     assert attempts(daemon, job_hash)[0]["archive"], "its log was not kept"
+
+
+def test_an_operator_cancels_what_waits(site: Site, slurm: Cluster) -> None:
+    daemon = site.daemon()
+    job_hash = once(daemon, "defer=now+1hour")
+    said_while_running(daemon, job_hash, "waiting for the time at which it may begin")
+    slurm.output("scancel", wait_for_submission(daemon, slurm, job_hash))
+    assert finish(daemon, job_hash) == "failed"
+    assert node(daemon, job_hash)["reason"] == "cancelled in Slurm, not by scd"
+    assert runs(daemon, job_hash) == 0
 
 
 def test_sbatch_that_hangs_and_does_not_submit(site: Site) -> None:
@@ -83,3 +112,18 @@ def test_the_controller_is_down_for_minutes(site: Site, slurm: Cluster) -> None:
     slurm.launch("slurmctld")
     assert finish(daemon, job_hash) == finish(daemon, second) == "completed"
     assert runs(daemon, job_hash) == runs(daemon, second) == 1
+
+
+def test_a_node_that_dies_with_its_host_is_started_again(site: Site, slurm: Cluster) -> None:
+    daemon = site.daemon('allow_options = ["--nodelist"]', dispatch=f"retries = 1\n{MIXED}")
+    job_hash = working(daemon, "test $(wc -l <../../../../../runs) = 2 || sleep 300", "sbatch=--nodelist=node2")
+    slurm.kill("node2")
+    for pid in processes_of(attempts(daemon, job_hash)[0]["handle"]):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: node(daemon, job_hash)["retries"] == 1, "it is not started again", 120)
+    slurm.launch("node2")
+    assert finish(daemon, job_hash, 120) == "completed"
+    first, second = attempts(daemon, job_hash)
+    assert first["reason"] == "its node failed (on node2)"
+    assert second["state"] == "success"
+    assert runs(daemon, job_hash) == 2
