@@ -69,6 +69,7 @@ def give_up(place: Path, state: NodeState, reason: str) -> bool:
 
     A batch job that runs sees this at its next look, also while Slurm cannot be reached.
     """
+    make(place)
     aside = place / f".{REVOKED}"
     aside.write_text(json.dumps({"state": state, "reason": reason}))
     replace(aside, place / REVOKED)

@@ -127,7 +127,10 @@ class SlurmExecutor:
 
     async def release(self, job_hash: str) -> None:
         for name in [name for name, known in self._known.items() if known.spec.job_hash == job_hash]:
-            del self._known[name]
+            known = self._known.pop(name)
+            if not known.ended:  # scd cannot go on with the job: what there is of it ends
+                known.kill = known.kill or (NodeState.ERROR, "the job has ended")
+                self._leaving[name] = known
 
     # -- submitting
 
@@ -267,15 +270,15 @@ class SlurmExecutor:
 
     async def _give_up_killed(self) -> None:
         """What never ran never will; what runs is told so in its directory, also while Slurm is away."""
-        for known in list(self._known.values()):
+        for known in (*self._known.values(), *self._leaving.values()):
             if known.kill is None or known.ended or known.given_up:
                 continue
-            try:
-                never_ran = known.fresh or await self._slurm.do(places.give_up, known.place, *known.kill)
-            except OSError as error:
-                log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
-                continue
             known.given_up = True
+            try:
+                never_ran = await self._slurm.do(places.give_up, known.place, *known.kill)
+            except OSError as error:  # a disk that is full: Slurm will be told all the same
+                log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
+                never_ran = False
             if never_ran:
                 if known.stage is not Stage.WAITING:
                     self._leaving[known.name] = known
