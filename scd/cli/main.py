@@ -12,6 +12,7 @@ from ..errors import ScdError
 from ..states import JobState, NodeState
 from . import cache
 from .cancel import cancel
+from .cluster import doctor
 from .jobs import JOB_COLUMNS, NODE_COLUMNS, jobs, nodes
 from .log import log
 from .password import hash_password
@@ -47,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("cancel", help="end jobs")
     verb.add_argument("jobs", metavar="HASH", nargs="+", help="a job's hash, or the beginning of it")
     verb.set_defaults(run=cancel)
+
+    verb = verbs.add_parser("doctor", help="look for what keeps nodes from running, and say how to mend it")
+    verb.add_argument("--slurm", action="store_true", required=True, help="submit a batch job as scd would")
+    verb.set_defaults(run=doctor)
 
     verb = verbs.add_parser("check", help="compare the database with the spool, and both with themselves")
     verb.add_argument("--fix", action="store_true", help="mend what does not fit together")

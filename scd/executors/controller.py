@@ -50,6 +50,9 @@ class Controller:
         self._pace = TICK
         self.due = min(self.due, max(self._earliest, time.monotonic() + TICK / 2))
 
+    async def ask(self, argv: Sequence[str]) -> Answer:
+        return await self.do(cli.call, argv, self._env, cli.QUERY_DEADLINE)
+
     async def submit(self, argv: Sequence[str], script: str) -> Answer:
         return await self.do(cli.call, argv, self._env, cli.SUBMIT_DEADLINE, script)
 
@@ -58,9 +61,9 @@ class Controller:
         begin = time.monotonic()
         answer = None
         if not self.reachable.is_set():  # squeue tries for ten seconds; this says at once whether anybody is there
-            answer = await self.do(cli.call, cli.ping(), self._env, cli.QUERY_DEADLINE)
+            answer = await self.ask(cli.ping())
         if answer is None or answer.code == 0:
-            answer = await self.do(cli.call, cli.squeue(), self._env, cli.QUERY_DEADLINE)
+            answer = await self.ask(cli.squeue())
         now = time.monotonic()
         found = cli.queue(answer, os.geteuid()) if answer.code == 0 else None
         if found is None:
@@ -76,19 +79,19 @@ class Controller:
 
     async def has(self, job: str, name: str) -> bool | None:
         """Whether it has this job under this name, None if it does not say."""
-        return cli.is_known(await self.do(cli.call, cli.show_job(job), self._env, cli.QUERY_DEADLINE), name)
+        return cli.is_known(await self.ask(cli.show_job(job)), name)
 
     async def cancel(self, ids: Sequence[str], *, pending: bool = False, gently: bool = False) -> None:
         """Many with one command. Its answer does not matter: whether a job ended is seen in the queue."""
         for start in range(0, len(ids), _AT_ONCE):
             argv = cli.scancel(ids[start : start + _AT_ONCE], pending=pending, gently=gently)
-            await self.do(cli.call, argv, self._env, cli.QUERY_DEADLINE)
+            await self.ask(argv)
 
     async def read_partitions(self) -> None:
         """Now and then: a site changes them seldom."""
         if time.monotonic() < self._partitions_due or not self.reachable.is_set():
             return
-        answer = await self.do(cli.call, cli.sinfo(), self._env, cli.QUERY_DEADLINE)
+        answer = await self.ask(cli.sinfo())
         self._partitions_due = time.monotonic() + _PARTITIONS_EVERY
         if (found := cli.partitions(answer)) is not None:
             self.partitions = found
