@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from ..harness import Daemon, Json, wait_until
 from ..integration.submission import collected, manifest
 from .cluster import Cluster
@@ -13,6 +15,7 @@ from .cluster import Cluster
 # Each run of a node leaves a line where no later run clears it away.
 COUNT = "echo run >>../../../../../runs"
 _PATIENCE = 90.0
+slow = pytest.mark.skipif(not os.environ.get("SCD_TEST_SLOW"), reason="takes long: run it by make slurm")
 # The preparation and the step work go to Slurm; what else there is would only take time.
 MIXED = 'default = "local"\n[[dispatch.route]]\nstep = "work"\nexecutor = "slurm"'
 

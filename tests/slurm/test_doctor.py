@@ -1,16 +1,13 @@
 """scdctl doctor --slurm: a site that works, and sites that do not."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from ..harness import ROOT, Daemon
 from .cluster import NODES, Cluster
-from .site import Site
+from .site import Site, slow
 
 
 def doctor(daemon: Daemon) -> tuple[int, list[str], list[str]]:
@@ -52,7 +49,7 @@ def test_a_controller_that_is_not_there(site: Site, tmp_path: Path) -> None:
     assert "Slurm's controller does not answer" in bad
 
 
-@pytest.mark.skipif(not os.environ.get("SCD_TEST_SLOW"), reason="takes half a minute: run it by make slurm")
+@slow
 def test_a_spool_that_compute_nodes_do_not_have(site: Site, slurm: Cluster) -> None:
     daemon = site.daemon()
     hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {daemon.state} && exec "$@"', "sh"]

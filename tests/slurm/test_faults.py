@@ -1,6 +1,5 @@
 """What happens to nodes when Slurm, the daemon, or what lies between them fails. No node is lost, none runs twice."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -19,13 +18,12 @@ from .site import (
     once,
     runs,
     said_while_running,
+    slow,
     slurm_jobs,
     submit,
     wait_for_submission,
     working,
 )
-
-slow = pytest.mark.skipif(not os.environ.get("SCD_TEST_SLOW"), reason="takes minutes: run it by make slurm")
 
 
 @pytest.fixture(autouse=True)
@@ -228,6 +226,7 @@ def test_a_job_that_is_not_visible_right_away(site: Site, slurm: Cluster) -> Non
     assert len(names) == len(set(names)), f"something was submitted twice: {names}"
 
 
+@slow
 def test_a_record_that_comes_late(site: Site, slurm: Cluster) -> None:
     """Slurm says that it is over; what the node wrote is seen ten seconds later."""
     daemon = site.daemon()

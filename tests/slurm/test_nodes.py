@@ -19,6 +19,7 @@ from .site import (
     once,
     runs,
     said_while_running,
+    slow,
     slurm_jobs,
     submit,
     working,
@@ -149,6 +150,7 @@ def test_an_operators_scancel_is_told_as_such(site: Site, slurm: Cluster) -> Non
     assert runs(daemon, job_hash) == 1
 
 
+@slow
 def test_a_node_that_slurm_kills_for_its_memory(site: Site) -> None:
     """Without cgroups Slurm kills all of it, the batch job too, and calls it a failure."""
     daemon = site.daemon('memory = "600MB"')

@@ -21,11 +21,12 @@ from .site import (
     processes_of,
     runs,
     said_while_running,
+    slow,
     wait_for_submission,
     working,
 )
 
-pytestmark = pytest.mark.skipif(not os.environ.get("SCD_TEST_SLOW"), reason="takes minutes: run it by make slurm")
+pytestmark = slow
 
 
 @pytest.fixture(autouse=True)
