@@ -15,7 +15,6 @@ from . import __version__
 from .auth import Passwords
 from .board import Board
 from .config import DEFAULT_FILE, Config, load, render
-from .dispatch import prepares
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .executors.router import Router
@@ -29,6 +28,7 @@ from .launcher.local import LocalLauncher
 from .launcher.spec import BatchScripts
 from .lock import locked
 from .observe import set_up
+from .placement import prepares
 from .recovery import recover
 from .runtimes import Runtimes
 from .scheduler import Scheduler

@@ -7,9 +7,9 @@ import msgspec
 
 from . import flowgraph
 from .board import JobView, NodeView
-from .dispatch import LOCAL, Placement
 from .executors.base import Observation, Spec
 from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
+from .placement import LOCAL, Placement
 from .states import JobState, NodeState
 from .units import format_elapsed
 

@@ -23,12 +23,12 @@ import msgspec
 
 from .board import Board
 from .config import Config
-from .dispatch import LOCAL, Misplaced, Partition, check, more_memory, place, preparation
 from .errors import ScdError
 from .executors.base import Executor, Observation, Spec
 from .live import PREPARE, LiveJob, over
 from .model import Attempt, NodeKey, Plan
 from .orders import Broken, Orders, blaming
+from .placement import LOCAL, Misplaced, Partition, check, more_memory, place, preparation
 from .states import JobState, NodeState
 from .store import JobStore, is_damaged
 

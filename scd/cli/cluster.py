@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 
 from ..config import DEFAULT_FILE, Config
-from ..dispatch import Misplaced, check, preparation
 from ..errors import ConfigError, ScdError
 from ..executors import slurm_cli as cli
 from ..executors.controller import Controller
@@ -22,6 +21,7 @@ from ..executors.slurm_cli import QueueRow, Verdict
 from ..executors.slurm_words import waiting
 from ..launcher.isolation import isolate
 from ..launcher.sandbox import Sandbox
+from ..placement import Misplaced, check, preparation
 from ..runtimes import PATH, Runtimes, command
 from .reading import NoDatabase
 from .table import clean, print_json

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..dispatch import Placement
 from ..model import NodeKey, Plan, ResourceUsage
+from ..placement import Placement
 from ..states import NodeState
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ..config import Slurm
-from ..dispatch import Partition
+from ..placement import Partition
 from . import slurm_cli as cli
 from .slurm_cli import Answer, QueueRow
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Slurm
-from ..dispatch import Partition
 from ..launcher.base import Work
 from ..model import NodeKey
+from ..placement import Partition
 from ..procfs import boot_id
 from ..spool import Spool
 from ..states import NodeState

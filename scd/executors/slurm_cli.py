@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..dispatch import Partition, Placement
+from ..placement import Partition, Placement
 
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0

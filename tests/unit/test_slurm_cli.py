@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from scd.dispatch import Partition, Placement
 from scd.executors import slurm_cli as cli
 from scd.executors.slurm_cli import Answer, QueueRow, Verdict
+from scd.placement import Partition, Placement
 
 HASH = "0123456789abcdef0123456789abcdef"
 DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"

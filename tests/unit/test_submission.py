@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from scd.dispatch import Placement
 from scd.executors import places
 from scd.executors.base import Spec
 from scd.executors.slurm_cli import QueueRow, Verdict
 from scd.executors.submission import MARGIN, Stage, Submission
 from scd.model import NodeKey
+from scd.placement import Placement
 from scd.states import NodeState
 
 NAME = "scd-0123456789abcdef0123456789abcdef-1.1"

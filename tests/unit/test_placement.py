@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from scd.config import Config
-from scd.dispatch import Misplaced, Partition, Placement, check, more_memory, place, preparation, prepares
 from scd.model import NodeKey, PlanNode
+from scd.placement import Misplaced, Partition, Placement, check, more_memory, place, preparation, prepares
 from scd.states import NodeState
 
 GIB = 2**30
