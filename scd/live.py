@@ -90,10 +90,6 @@ class LiveJob:
     def planned(self, key: NodeKey) -> PlanNode | None:
         return self._planned.get(key)
 
-    def hear(self, name: str, seen: Observation) -> None:
-        """Take over what is known of an attempt."""
-        self.seen[name] = seen
-
     def change_node(self, key: NodeKey, state: NodeState, reason: str = "") -> None:
         self.nodes[key] = msgspec.structs.replace(self.nodes[key], state=state, reason=reason)
         self.changed()

@@ -195,8 +195,8 @@ class Scheduler:
             seen = observed.get(name)
             if seen is None:
                 continue
-            live.hear(name, seen)
-            if seen.handle and attempt.handle is None:
+            live.seen[name] = seen
+            if seen.handle and seen.handle != attempt.handle:
                 attempt = live.attempts[name] = msgspec.structs.replace(attempt, handle=seen.handle)
                 await self._store.submit_attempt(db, name, seen.handle)
                 if attempt.key != PREPARE:

@@ -19,7 +19,6 @@ from ..placement import Partition, Placement
 
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0
-PROBE_DEADLINE = 10.0
 
 _FORMAT = "%A|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
 _NAME = re.compile(r"scd-[0-9a-f]{32}-[0-9]{1,9}\.[0-9]{1,9}")

@@ -37,7 +37,7 @@ def _whole_cluster(slurm: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def small_site(tmp_path: Path) -> Iterator[Site]:
-    """A cluster whose queue is full with four jobs."""
+    """A cluster whose queue is full with three jobs."""
     if reason := why_not():
         pytest.skip(f"no Slurm cluster can be started: {reason}")
     with cluster(["MaxJobCount=4", "MinJobAge=2"]) as made:
@@ -78,7 +78,7 @@ def test_a_full_queue(small_site: Site) -> None:
     """MaxJobCount is reached: sbatch itself tries for two minutes, then scd waits for room."""
     slurm = small_site.cluster
     daemon = small_site.daemon()
-    for _ in range(4):
+    for _ in range(3):
         slurm.output("sbatch", "--hold", "--wrap=true")
     job_hash = once(daemon)
     said_while_running(daemon, job_hash, "Slurm takes no more at the moment", 240)
