@@ -25,12 +25,14 @@ from .launcher.isolation import isolate
 from .launcher.local import LocalLauncher
 from .lock import locked
 from .observe import set_up
+from .procfs import hide_from_equals
 from .recovery import recover
 from .runtimes import Runtimes
 from .scheduler import Scheduler
 from .spool import Spool
 from .store import Database, JobStore, UsageStore
 from .systemd import listen_fds
+from .web import tls
 from .web.api import Services
 from .web.app import build
 from .web.progress import Progress
@@ -68,6 +70,7 @@ def main() -> None:
         else:
             account = give_up_root(config)
             os.umask(0o077)
+            hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
             run(config, file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
@@ -76,6 +79,7 @@ def main() -> None:
 
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
+    tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
 
@@ -138,11 +142,13 @@ async def serve(config: Config, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
+        certificate = tls.context(config)
+        _warn_of_certificate(config)
         runtimes = await Runtimes.probe(config)
         sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
         launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
-        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts))
+        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
@@ -167,7 +173,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
-        server = Server(build(services), config, progress, banner, last_duty)
+        server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
@@ -179,6 +185,14 @@ async def serve(config: Config, file: Path, account: str) -> None:
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
     log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
+
+
+def _warn_of_certificate(config: Config) -> None:
+    """One that has expired is no reason not to run the jobs that there are."""
+    try:
+        tls.try_out(config)
+    except tls.Expired as error:
+        log.error("%s", error.message)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

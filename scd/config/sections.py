@@ -29,6 +29,10 @@ class Server(Section, frozen=True):
     listen: tuple[str, ...] = ()
     user: str = ""
     hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    accel: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
     terms: str = ""
     terms_file: str = ""
     drain: str = ""
@@ -132,6 +136,11 @@ class Config(Section, frozen=True):
     @property
     def unix_sockets(self) -> list[str]:
         return [address.removeprefix("unix:") for address in self.server.listen if address.startswith("unix:")]
+
+    @property
+    def admin_socket(self) -> str | None:
+        """The first Unix socket; further ones are for proxies."""
+        return next(iter(self.unix_sockets), None)
 
     @property
     def tcp_addresses(self) -> list[tuple[str, int]]:

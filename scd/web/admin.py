@@ -12,7 +12,7 @@ from ..scheduler import Scheduler
 from ..spool import Spool
 from ..store import JobStore
 from .answers import JsonAnswer
-from .guard import is_local_socket
+from .peers import is_admin
 from .schemas import check_hash
 
 
@@ -58,5 +58,5 @@ class Admin:
 
 
 def _only_local(request: Request) -> None:
-    if not is_local_socket(request.scope):
-        raise Forbidden("This is for the Unix socket only.")
+    if not is_admin(request.scope):
+        raise Forbidden("This is for the administrator's Unix socket only: the first one in [server] listen.")

@@ -140,18 +140,55 @@ def test_headers_without_end(daemon: Daemon, data: bytes) -> None:
         assert sent < 20_000_000, "it took all of it"
 
 
-def test_too_many_connections_from_one_address(new_daemon: NewDaemon) -> None:
+ASK = HEAD + b"Content-Length: 0\r\n\r\n"
+
+
+def answer(one: socket.socket, timeout: float) -> bytes:
+    """Empty if there is none in time."""
+    one.settimeout(timeout)
+    try:
+        return one.recv(65536)
+    except TimeoutError:
+        return b""
+
+
+def test_too_many_connections_from_one_address_wait(new_daemon: NewDaemon) -> None:
+    """A client asks for its results once, and takes a refusal for an answer: so it is kept waiting."""
     daemon = new_daemon(server="max_connections_per_address = 20")
-    with connections(daemon, 20, b"") as held:
-        refused = socket.create_connection(("127.0.0.1", daemon.port), 10)
-        assert refused.recv(65536).startswith(b"HTTP/1.1 503 ")
-        refused.close()
-        other = socket.create_connection(("127.0.0.1", daemon.port), 10, source_address=("127.0.0.2", 0))
-        other.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
-        assert other.recv(65536).startswith(b"HTTP/1.1 200 "), "another address has its own"
-        other.close()
+    with connections(daemon, 20, HEAD) as held, connections(daemon, 2, ASK) as (first, second):
+        assert answer(first, 1) == b""
+        with socket.create_connection(("127.0.0.1", daemon.port), 10, source_address=("127.0.0.2", 0)) as other:
+            other.sendall(ASK)
+            assert answer(other, 10).startswith(b"HTTP/1.1 200 "), "another address has its own"
         held[0].close()
-        wait_until(lambda: httpx2.get(f"{daemon.url}/healthz").status_code == 200, "a place that was left is not given")
+        assert answer(first, 10).startswith(b"HTTP/1.1 200 "), "the place that was left is not given"
+        assert answer(second, 0.5) == b"", "more than there may be"
+        first.close()
+        assert answer(second, 10).startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_waits_gives_way_to_others(new_daemon: NewDaemon) -> None:
+    """One address with more connections than there are places keeps nobody out."""
+    daemon = new_daemon(server="max_connections = 40\nmax_connections_per_address = 20")
+    with connections(daemon, 40, HEAD) as sockets:
+        wait_until(lambda: descriptors(daemon) > 45, "not all of them were accepted")
+        with socket.create_connection(("127.0.0.1", daemon.port), 10, source_address=("127.0.0.2", 0)) as other:
+            other.sendall(ASK)
+            assert answer(other, 8).startswith(b"HTTP/1.1 200 ")
+        (told,) = ended(sockets, 0.5)
+        assert told.startswith(b"HTTP/1.1 503 ")
+        assert b"more than 20 connections from your address" in told
+
+
+def test_who_waits_and_leaves_takes_no_place(new_daemon: NewDaemon) -> None:
+    daemon = new_daemon(server="max_connections_per_address = 2")
+    with connections(daemon, 2, HEAD) as held:
+        with connections(daemon, 30, ASK):
+            wait_until(lambda: descriptors(daemon) > 35, "they were not accepted")
+        wait_until(lambda: descriptors(daemon) < 30, "those who left are still there")
+        held[0].close()
+        with connections(daemon, 1, ASK) as (late,):
+            assert answer(late, 10).startswith(b"HTTP/1.1 200 ")
 
 
 def test_who_comes_too_late_waits(new_daemon: NewDaemon) -> None:

@@ -9,6 +9,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from scd.web.guard import Guard
+from scd.web.peers import Peers, Trusted
 
 TCP: tuple[str, int | None] = ("127.0.0.1", 8080)
 UNIX: tuple[str, int | None] = ("/run/scd/scd.sock", None)
@@ -33,7 +34,8 @@ def ask(*headers: tuple[str, str], server: tuple[str, int | None] | None = TCP, 
         "type": kind, "method": "POST", "path": "/check_server/", "server": server,
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
     }  # fmt: skip
-    asyncio.run(Guard(inner, ("scd.lab", "Gate.Lab"))(scope, receive, send))
+    guarded = Peers(Guard(inner, ("scd.lab", "Gate.Lab")), Trusted(()), str(UNIX[0]))
+    asyncio.run(guarded(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
 
