@@ -41,8 +41,9 @@ def prepare(
         remove_tree(settings.jobdir)
     settings.jobdir.mkdir(parents=True, exist_ok=True)
     if upload is not None:
+        limits = Limits(settings.max_unpacked, settings.max_members, settings.max_ratio, min_free=settings.min_free)
         try:
-            unpack(upload, settings.jobdir, Limits(settings.max_unpacked, settings.max_members, settings.max_ratio))
+            unpack(upload, settings.jobdir, limits)
         except Refused as refusal:
             raise Rejected(f"The upload was refused: {refusal}.") from None
         except OSError as error:
