@@ -27,7 +27,7 @@ from pathlib import Path
 from scd.units import format_size, parse_size
 from scd.web.progress import HOLD
 
-from ..harness import Daemon, Json
+from ..harness import Daemon, Json, wait_until
 from ..integration.submission import collected, import_archive, manifest
 
 _PATIENCE = 10.0  # seconds, the client's own
@@ -242,10 +242,13 @@ def ended_job(daemon: Daemon) -> str:
 
 
 def unfinished_jobs(daemon: Daemon, count: int = _HELD_JOBS) -> list[str]:
-    """As many run as there are cores; the others wait for one."""
+    """All prepared. As many run as there are cores; the others wait for one."""
     options = ("script=sleep 600", "threads=1")
     cfg, archive = manifest("work", *options), collected("work", *options)
-    return [daemon.submit(cfg, archive).json()["job_hash"] for _ in range(count)]
+    made = [daemon.submit(cfg, archive).json()["job_hash"] for _ in range(count)]
+    for job_hash in made:
+        wait_until(lambda job=job_hash: isinstance(daemon.progress(job)["message"], dict), "not prepared", 120)  # type: ignore[misc]
+    return made
 
 
 @contextlib.contextmanager

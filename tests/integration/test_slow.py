@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from ..harness import ROOT, Daemon, wait_until
-from .submission import import_archive, leftovers, manifest
+from .submission import collected, import_archive, leftovers, manifest
 
 NewDaemon = Callable[..., Daemon]
 HEAD = b"POST /check_server/ HTTP/1.1\r\nHost: localhost\r\n"
@@ -244,6 +244,26 @@ def test_a_large_manifest_arrives_whole(daemon: Daemon) -> None:
     cfg["comment"] = "x" * 5_000_000
     job_hash = daemon.submit(cfg, import_archive()).json()["job_hash"]
     assert json.loads((daemon.job_directory(job_hash) / "upload" / "manifest-1.json").read_text()) == cfg
+
+
+def test_readers_that_do_not_read_do_not_fill_the_memory(new_daemon: NewDaemon) -> None:
+    """Of a large result, which each of them asks for; polls are answered meanwhile."""
+    daemon = new_daemon()
+    options = ("script=head -c 30000000 /dev/urandom >outputs/big", "threads=1")
+    job_hash = daemon.submit(manifest("work", *options), collected("work", *options)).json()["job_hash"]
+    assert daemon.wait(job_hash)["status"] == "completed"
+    body = json.dumps({"job_hash": job_hash, "node": "work0"}).encode()
+    ask = (
+        f"POST /get_results/{job_hash}.tar.gz HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    before, files = memory(daemon), descriptors(daemon)
+    with connections(daemon, 150, ask) as readers:
+        for reader in readers:
+            reader.settimeout(60)
+            assert reader.recv(1000).startswith(b"HTTP/1.1 200 ")
+        poll_times(daemon, job_hash, 10)
+        assert memory(daemon) < before + 45_000_000
+    wait_until(lambda: descriptors(daemon) <= files + 1, "descriptors are left open")
 
 
 def memory(daemon: Daemon) -> int:
