@@ -26,6 +26,7 @@ from .launcher.local import LocalLauncher
 from .lock import locked
 from .observe import set_up
 from .procfs import hide_from_equals
+from .pulse import beat
 from .recovery import recover
 from .runtimes import Runtimes
 from .scheduler import Scheduler
@@ -177,7 +178,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
-        for duty in (scheduler.run(), janitor.run()):
+        for duty in (scheduler.run(), janitor.run(), beat(scheduler)):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
             stack.push_async_callback(_end, task)

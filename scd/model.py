@@ -75,6 +75,7 @@ class Job(msgspec.Struct, frozen=True):
     plan: bytes | None
     retries: int = 0  # of this generation's preparation
     disk_bytes: int | None = None  # of an ended job, once measured
+    upload_seconds: float | None = None  # from the first byte of the import to the last
 
     def decoded_plan(self) -> Plan | None:
         return msgspec.json.decode(self.plan, type=Plan) if self.plan else None
@@ -121,6 +122,8 @@ class Attempt(msgspec.Struct, frozen=True):
     written_bytes: int | None = None
     archive: str | None = None  # file name below the job's archives/
     lost: bool = False  # its runner, shim or host went away: not the node's own fault
+    unpack_seconds: float | None = None  # of a preparation
+    archive_seconds: float | None = None  # packing a node's results, a part of elapsed
 
     @property
     def key(self) -> NodeKey:

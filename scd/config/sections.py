@@ -156,6 +156,11 @@ class Config(Section, frozen=True):
         """The Unix account of a user's jobs. Empty: scd's own, or none for a user who is not configured any more."""
         return (self.users[user].account if user in self.users else "") or self.local.account
 
+    def users_of(self, account: str) -> frozenset[str]:
+        """The users that a Unix account is: those whose ``account`` it is said to be, and the one of its name unless
+        that one has been given another account."""
+        return frozenset(name for name, user in self.users.items() if (user.account or name) == account)
+
     def limits_of(self, user: str) -> Limits:
         return self.users[user].limits if user in self.users else self.limits
 

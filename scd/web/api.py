@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -273,7 +274,7 @@ class Api:
         with file:
             size = os.fstat(file.fileno()).st_size
             await asyncio.to_thread(self._s.spool.let_group_read, job_hash, file.fileno())
-        await self._charge(user, job_hash, size)
+        await self._charge(user, job_hash, size, 0.0)
         location = f"{self._s.config.server.accel}{path.relative_to(self._s.spool.jobs)}"
         return Response(headers={**headers, "x-accel-redirect": location}, media_type="application/gzip")
 
@@ -301,7 +302,7 @@ class Api:
 
     async def _send(self, file: IO[bytes], user: str, who: str, job_hash: str) -> AsyncIterator[bytes]:
         """The file, charged by what was really sent, also when the client leaves in the middle."""
-        sent = 0
+        sent, begun = 0, time.monotonic()
         try:
             while chunk := await self._read(file, who):
                 yield chunk
@@ -309,15 +310,15 @@ class Api:
         finally:
             file.close()
             with contextlib.suppress(ClientDisconnect):
-                await asyncio.shield(self._charge(user, job_hash, sent))
+                await asyncio.shield(self._charge(user, job_hash, sent, time.monotonic() - begun))
 
     async def _read(self, file: IO[bytes], who: str) -> bytes:
         async with self._reads.turn(who):
             return await asyncio.to_thread(file.read, _CHUNK)
 
-    async def _charge(self, user: str, job_hash: str, sent: int) -> None:
+    async def _charge(self, user: str, job_hash: str, sent: int, seconds: float) -> None:
         async with self._s.store.database.transaction() as db:
-            await self._s.usage.charge_download(db, user, job_hash, sent)
+            await self._s.usage.charge_download(db, user, job_hash, sent, seconds)
 
     async def _owned(self, job_hash: str, user: str) -> Job | Tombstone:
         """The job or its tombstone. 404 only for a hash that never was a job: the client polls a 404 for ever."""

@@ -34,7 +34,7 @@ def build(services: Services) -> Starlette:
     app = Starlette(
         routes=[
             *Api(services).routes(),
-            *Admin(services.scheduler, services.executor, services.store, services.spool).routes(),
+            *Admin(services).routes(),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/openapi.yaml", openapi, methods=["GET"]),
         ],

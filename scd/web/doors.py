@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import os
 import resource
 import socket
 import ssl
 from collections.abc import Callable, Sequence
 
 from .pace import HEAD_DEADLINE, Gate, Place
-from .peers import plain_address
+from .peers import peer_of, plain_address
 
 log = logging.getLogger(__name__)
 
@@ -28,11 +29,12 @@ class Doors:
 
     def __init__(
         self, listeners: Sequence[socket.socket], protocol: Callable[[Place], asyncio.Protocol], gate: Gate,
-        tls: ssl.SSLContext | None = None,
+        admin_socket: str | None, tls: ssl.SSLContext | None = None,
     ):  # fmt: skip
         self._listeners = listeners
         self._protocol = protocol
         self._gate = gate
+        self._admin_socket = admin_socket
         self._tls = tls
         self._tasks: list[asyncio.Task[None]] = []
         self._entering: set[asyncio.Task[None]] = set()
@@ -77,10 +79,21 @@ class Doors:
                 connection, peer = listener.accept()
             except BlockingIOError:
                 return
-            place = self._gate.take(None if by_unix else plain_address(peer[0]))
+            address = self._address(listener, connection) if by_unix else plain_address(peer[0])
+            if by_unix and address is not None and self._gate.full:
+                connection.close()
+                continue
+            place = self._gate.take(address)
             task = asyncio.create_task(self._enter(connection, place))
             self._entering.add(task)
             task.add_done_callback(self._entering.discard)
+
+    def _address(self, listener: socket.socket, connection: socket.socket) -> str | None:
+        """By a Unix socket: that of an account; None for the administrator, and for proxies, whose clients are many."""
+        account = peer_of(connection)
+        if listener.getsockname() != self._admin_socket or account in (0, os.geteuid()):
+            return None
+        return f"account {account}"
 
     async def _enter(self, connection: socket.socket, place: Place) -> None:
         by_tls = connection.family != socket.AF_UNIX and self._tls is not None

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from .peers import Trusted
+from .peers import Trusted, peer_of
 
 HEAD_DEADLINE = 10.0  # seconds for a request's first line and headers
 _WINDOW = 10.0  # seconds over which a body's rate is looked at
@@ -23,7 +23,7 @@ _TICK = 1.0
 
 
 class Gate:
-    """All connections by TCP. Those by a Unix socket are the administrator's, or a proxy's: they are not counted.
+    """All connections but those of the administrator, who gets in when nobody else does, and of proxies by a socket.
 
     ``most`` connections, of which ``most_per_address`` are served for one address: further ones wait. Nobody else
     suffers from those who wait: if there is no room they are turned away. A refused client may lose its results, since
@@ -128,6 +128,7 @@ class PacedProtocol(HttpToolsProtocol):
         super().__init__(**options)
         self._gate = gate
         self._place = place
+        self._peer: int | None = None  # the account at the other end of a Unix socket
         self._phase = "waiting"
         self._since = time.monotonic()  # of the phase, or of a body's window
         self._early = b""  # what came while it waited
@@ -138,6 +139,7 @@ class PacedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._gate.connections.add(self)
+        self._peer = peer_of(transport.get_extra_info("socket"))
         self._gate.begin(self._place, self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -172,6 +174,7 @@ class PacedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["peer"] = self._peer
         self._enter("head")
 
     def on_headers_complete(self) -> None:

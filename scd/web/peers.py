@@ -1,15 +1,24 @@
-"""Who is at the other end: the administrator, a proxy of the site, or a client, and by what address he is known."""
+"""Who is at the other end: the administrator, an account of this machine, a proxy of the site, or a client."""
 
+import asyncio
 import ipaddress
+import os
+import pwd
+import socket
+import struct
 from collections.abc import Iterable
 
 from starlette.datastructures import Headers
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..config import Config
+from ..errors import Forbidden
 
 UNIX = "unix"  # in ``trusted_proxies``: whoever may open a Unix socket that is not the administrator's
 
-_ADMIN = "scd.admin"
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+_ACCOUNT = "scd.account"
 _PROXIED = "scd.proxied"
 
 
@@ -49,13 +58,16 @@ class Peers:
         host, port = scope.get("server") or ("", 0)
         by_unix = port is None
         peer = plain_address(scope["client"][0]) if scope.get("client") else ""
-        scope[_ADMIN] = by_unix and host == self._admin_socket
-        scope[_PROXIED] = not scope[_ADMIN] and (self._trusted.unix if by_unix else peer in self._trusted)
+        local = by_unix and host == self._admin_socket
+        scope[_ACCOUNT] = scope["state"].get("peer") if local else None
+        scope[_PROXIED] = not local and (self._trusted.unix if by_unix else peer in self._trusted)
         if scope[_PROXIED]:
             headers = Headers(scope=scope)
             peer = self._client(headers.getlist("x-forwarded-for"), peer)
             if (scheme := headers.get("x-forwarded-proto", "").lower()) in ("http", "https"):
                 scope["scheme"] = scheme
+        elif local and not is_admin(scope):
+            peer = f"account {scope[_ACCOUNT]}"
         scope["client"] = (peer, 0) if peer else None
 
     def _client(self, forwarded: list[str], peer: str) -> str:
@@ -69,9 +81,41 @@ class Peers:
         return peer
 
 
+def peer_of(connection: socket.socket) -> int | None:
+    """The account that made a connection, by the kernel's word; None by TCP."""
+    if connection.family != socket.AF_UNIX:
+        return None
+    _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    return int(uid)
+
+
 def is_admin(scope: Scope) -> bool:
-    """Whether a request came by the administrator's socket, which only scd's account and root can open."""
-    return bool(scope.get(_ADMIN))
+    """Whether a request came by the administrator's socket, from root or scd's own account."""
+    return scope.get(_ACCOUNT) in (0, os.geteuid())
+
+
+def only_administrator(request: Request) -> None:
+    """Raises Forbidden."""
+    if not is_admin(request.scope):
+        raise Forbidden("This is for root and scd's own account, by the first Unix socket in [server] listen.")
+
+
+async def seen_by(request: Request, config: Config) -> frozenset[str] | None:
+    """The users whose jobs are the caller's own; None: all, he is the administrator. Raises Forbidden."""
+    if is_admin(request.scope):
+        return None
+    uid = request.scope.get(_ACCOUNT)
+    if uid is None:
+        raise Forbidden("This is for the first Unix socket in [server] listen only.")
+    try:
+        account = (await asyncio.to_thread(pwd.getpwuid, uid)).pw_name
+    except KeyError:
+        account = ""
+    if users := config.users_of(account):
+        return users
+    raise Forbidden(
+        f"The account {account or uid} is no user of scd: no [users.NAME] has its name, or has it as account."
+    )
 
 
 def is_proxied(scope: Scope) -> bool:

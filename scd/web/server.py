@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 _KEEP_ALIVE = 15
 _STOP_DEADLINE = 10
 _FIRST_REQUEST = 1.0
-_ADMIN_MODE = 0o600
 _PROXY_MODE = 0o660  # a proxy's account is made a member of scd's group
 
 Duty = Callable[[], Awaitable[None]]
@@ -53,6 +52,7 @@ class Server(uvicorn.Server):
             affordable(own.max_connections), own.max_connections_per_address, own.min_rate, Trusted(own.trusted_proxies)
         )
         self._tls = tls
+        self._admin_socket = config.admin_socket
         self._doors: Doors | None = None
         self._progress = progress
         self._banner = banner
@@ -65,7 +65,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup([])
-        self._doors = Doors(sockets or [], self._protocol, self._gate, self._tls)
+        self._doors = Doors(sockets or [], self._protocol, self._gate, self._admin_socket, self._tls)
         self._doors.open()
         log.info("%s", self._banner)
         notify("READY=1")
@@ -119,7 +119,7 @@ def bind(config: Config) -> list[socket.socket]:
     for address in config.server.listen:
         try:
             path = address.removeprefix("unix:")
-            mode = _ADMIN_MODE if path == config.admin_socket else _PROXY_MODE
+            mode = _admin_mode(config) if path == config.admin_socket else _PROXY_MODE
             sockets.append(_bind_tcp(address) if path == address else _bind_unix(path, mode))
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
@@ -134,6 +134,11 @@ def _bind_tcp(address: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(target)
     return listener
+
+
+def _admin_mode(config: Config) -> int:
+    """Open to every account, of which each is told what is its own. Without users nothing is anybody's."""
+    return 0o666 if config.auth_required else 0o600
 
 
 def _bind_unix(path: str, mode: int) -> socket.socket:

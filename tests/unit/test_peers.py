@@ -1,6 +1,7 @@
 """Whose word counts about where a request comes from."""
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ PROXIES = ("127.0.0.1", "10.0.0.0/8", "fd00::/8", "unix")
 def look(
     *headers: tuple[str, str], client: tuple[str, int] | None = ("127.0.0.1", 5), trusted: tuple[str, ...] = PROXIES,
     server: tuple[str, int | None] = ("127.0.0.1", 8080), scheme: str = "http",
+    account: int | None = None,
 ) -> Scope:  # fmt: skip
     """A request's scope as the application gets it."""
     seen: list[Scope] = []
@@ -24,7 +26,7 @@ def look(
         seen.append(scope)
 
     scope: dict[str, Any] = {
-        "type": "http", "server": server, "client": client, "scheme": scheme,
+        "type": "http", "server": server, "client": client, "scheme": scheme, "state": {"peer": account},
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
     }  # fmt: skip
     asyncio.run(Peers(inner, Trusted(trusted), ADMIN)(scope, None, None))  # type: ignore[arg-type]
@@ -82,13 +84,16 @@ def test_the_scheme(said: str, scheme: str) -> None:
 
 def test_the_administrators_socket_is_the_first_one_alone() -> None:
     headers = ("x-forwarded-for", "192.0.2.7")
-    scope = look(headers, client=None, server=(ADMIN, None))
-    assert (is_admin(scope), is_proxied(scope), scope["client"]) == (True, False, None)
-    scope = look(headers, client=None, server=(OTHER, None))
+    for account in (0, os.geteuid()):
+        scope = look(headers, client=None, server=(ADMIN, None), account=account)
+        assert (is_admin(scope), is_proxied(scope), scope["client"]) == (True, False, None)
+    scope = look(headers, client=None, server=(ADMIN, None), account=4711)
+    assert (is_admin(scope), is_proxied(scope), scope["client"]) == (False, False, ("account 4711", 0))
+    scope = look(headers, client=None, server=(OTHER, None), account=0)
     assert (is_admin(scope), is_proxied(scope), scope["client"]) == (False, True, ("192.0.2.7", 0))
     scope = look(headers, client=None, server=(OTHER, None), trusted=("127.0.0.1",))
     assert (is_admin(scope), is_proxied(scope), scope["client"]) == (False, False, None)
-    assert not is_admin(look(server=(ADMIN, 80))), "a host that is called as the socket is"
+    assert not is_admin(look(server=(ADMIN, 80), account=0)), "a host that is called as the socket is"
 
 
 @pytest.mark.parametrize(
