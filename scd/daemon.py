@@ -29,12 +29,15 @@ from .launcher.spec import BatchScripts
 from .lock import locked
 from .observe import set_up
 from .placement import prepares
+from .procfs import hide_from_equals
+from .pulse import beat
 from .recovery import recover
 from .runtimes import Runtimes
 from .scheduler import Scheduler
 from .spool import Spool
 from .store import Database, JobStore, UsageStore
 from .systemd import listen_fds
+from .web import tls
 from .web.api import Services
 from .web.app import build
 from .web.progress import Progress
@@ -72,6 +75,7 @@ def main() -> None:
         else:
             account = give_up_root(config)
             os.umask(0o077)
+            hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
             run(config, file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
@@ -81,6 +85,7 @@ def main() -> None:
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
     refuse_accounts_in_slurm(config)
+    tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
 
@@ -153,12 +158,14 @@ async def serve(config: Config, file: Path, account: str) -> None:
     refuse_accounts_in_slurm(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
+        certificate = tls.context(config)
+        _warn_of_certificate(config)
         runtimes = await Runtimes.probe(config)
         shared = config.paths.spool if config.slurm is not None else config.paths.state
         sandboxes = await isolate(config, runtimes, file, Path(shared) / "sandbox")
         launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
-        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts))
+        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
@@ -194,11 +201,11 @@ async def serve(config: Config, file: Path, account: str) -> None:
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
-        server = Server(build(services), config, progress, banner, last_duty)
+        server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await local.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
-        for duty in (scheduler.run(), janitor.run()):
+        for duty in (scheduler.run(), janitor.run(), beat(scheduler)):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
             stack.push_async_callback(_end, task)
@@ -206,6 +213,14 @@ async def serve(config: Config, file: Path, account: str) -> None:
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
     log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
+
+
+def _warn_of_certificate(config: Config) -> None:
+    """One that has expired is no reason not to run the jobs that there are."""
+    try:
+        tls.try_out(config)
+    except tls.Expired as error:
+        log.error("%s", error.message)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

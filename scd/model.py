@@ -81,6 +81,7 @@ class Job(msgspec.Struct, frozen=True):
     retries: int = 0  # of this generation's preparation
     disk_bytes: int | None = None  # of an ended job, once measured
     executor: str = "local"  # where it is prepared
+    upload_seconds: float | None = None  # from the first byte of the import to the last
 
     def decoded_plan(self) -> Plan | None:
         return msgspec.json.decode(self.plan, type=Plan) if self.plan else None
@@ -129,6 +130,8 @@ class Attempt(msgspec.Struct, frozen=True):
     handle: str | None = None  # what the executor calls it: Slurm's job id
     memory: int | None = None  # bytes that were asked for
     lost: bool = False  # its runner, shim or host went away: not the node's own fault
+    unpack_seconds: float | None = None  # of a preparation
+    archive_seconds: float | None = None  # packing a node's results, a part of elapsed
 
     @property
     def key(self) -> NodeKey:

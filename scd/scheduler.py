@@ -52,6 +52,7 @@ class Scheduler:
         self._deadline: float | None = None
         self._closing = False
         self._stale = False  # memory and database may differ
+        self.turns = 0  # that have ended, well or not
 
     def use(self, executor: Executor, partitions: Callable[[], Mapping[str, Partition]] = dict) -> None:
         """``partitions``: what Slurm's give, as far as it is known."""
@@ -83,6 +84,7 @@ class Scheduler:
                     complaint = str(error)
                     log.error("the scheduler's turn failed, nothing of it was kept; it is tried again: %s", error)
                 self._stale = True
+            self.turns += 1
             if self._stale:
                 await asyncio.sleep(_RETRY_DELAY)
                 continue
@@ -218,6 +220,7 @@ class Scheduler:
             attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=reason,
             exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
             peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
+            unpack_seconds=seen.unpack_seconds, archive_seconds=seen.archive_seconds,
         )  # fmt: skip
         del live.attempts[attempt.name]
         live.killed.discard(attempt.name)

@@ -1,5 +1,6 @@
 """What a configuration must hold beyond the types of its values."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -40,10 +41,7 @@ Origin = Callable[[str], Path]  # the file that a key was read from
 
 def check(config: Config, origin: Origin) -> None:
     """Raise ConfigError for the first thing that is wrong."""
-    rules = (
-        _paths, _addresses, _server, _at_least_one, _users, _numbers, _isolation, _accounts, _slurm, _runtimes,
-    )  # fmt: skip
-    for rule in rules:
+    for rule in _RULES:
         for key, reason in rule(config):
             raise ConfigError(f"{origin(key)}: {key}: {reason}")
 
@@ -61,6 +59,28 @@ def _addresses(config: Config) -> Iterator[tuple[str, str]]:
         else:
             if not config.auth_required and not is_loopback(host):
                 yield "server.listen", f"{address!r} {_OPEN}"
+
+
+def _proxies(config: Config) -> Iterator[tuple[str, str]]:
+    server = config.server
+    for entry in server.trusted_proxies:
+        try:
+            entry == "unix" or ipaddress.ip_network(entry)
+        except ValueError:
+            yield "server.trusted_proxies", f'{entry!r} is not an address, a network as 10.0.0.0/8, or "unix"'
+    if server.trusted_proxies and not config.auth_required:
+        yield "server.trusted_proxies", "other machines come by a proxy, and nobody has to log in: add [users.NAME]"
+    if server.accel and not re.fullmatch(r"/([A-Za-z0-9_.-]+/)+", server.accel):
+        yield "server.accel", f"{server.accel!r} is not a location as /scd-results/, with a slash at both ends"
+    if server.accel and not server.trusted_proxies:
+        yield "server.accel", "is for a proxy, and trusted_proxies names none"
+
+
+def _tls(config: Config) -> Iterator[tuple[str, str]]:
+    server = config.server
+    for key, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+        if getattr(server, other) and not getattr(server, key):
+            yield f"server.{key}", f"is missing, and there is a {other}"
 
 
 def _server(config: Config) -> Iterator[tuple[str, str]]:
@@ -183,3 +203,19 @@ def _runtimes(config: Config) -> Iterator[tuple[str, str]]:
                 yield "runtime", f"env: {name!r} is not the name of a variable"
             elif name in _OWN_VARIABLES:
                 yield "runtime", f"env: {name} is scd's own" + (", and path adds to it" if name == "PATH" else "")
+
+
+_RULES = (
+    _paths,
+    _addresses,
+    _proxies,
+    _tls,
+    _server,
+    _at_least_one,
+    _users,
+    _numbers,
+    _isolation,
+    _accounts,
+    _slurm,
+    _runtimes,
+)

@@ -29,6 +29,10 @@ class Server(Section, frozen=True):
     listen: tuple[str, ...] = ()
     user: str = ""
     hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    accel: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
     terms: str = ""
     terms_file: str = ""
     drain: str = ""
@@ -164,6 +168,11 @@ class Config(Section, frozen=True):
         return [address.removeprefix("unix:") for address in self.server.listen if address.startswith("unix:")]
 
     @property
+    def admin_socket(self) -> str | None:
+        """The first Unix socket; further ones are for proxies."""
+        return next(iter(self.unix_sockets), None)
+
+    @property
     def tcp_addresses(self) -> list[tuple[str, int]]:
         return [split_address(address) for address in self.server.listen if not address.startswith("unix:")]
 
@@ -181,6 +190,11 @@ class Config(Section, frozen=True):
         """The Slurm account that a user's nodes are charged to in Slurm."""
         own = self.users[user].slurm_account if user in self.users else ""
         return own or (self.slurm.account if self.slurm is not None else "")
+
+    def users_of(self, account: str) -> frozenset[str]:
+        """The users that a Unix account is: those whose ``account`` it is said to be, and the one of its name unless
+        that one has been given another account."""
+        return frozenset(name for name, user in self.users.items() if (user.account or name) == account)
 
     def limits_of(self, user: str) -> Limits:
         return self.users[user].limits if user in self.users else self.limits

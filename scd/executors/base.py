@@ -48,6 +48,8 @@ class Observation(msgspec.Struct):
     plan: Plan | None = None
     raw_plan: bytes | None = None
     usage: ResourceUsage = ResourceUsage()
+    unpack_seconds: float | None = None
+    archive_seconds: float | None = None
 
 
 class Executor(Protocol):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -30,11 +31,15 @@ from ..units import format_size
 from .answers import JsonAnswer
 from .held import Held
 from .multipart import Event, PartBegin, PartEnd, events
+from .peers import client_address, is_proxied
 from .progress import Progress, ended, running
 from .schemas import body, check_hash, decode_submission, required_hash
+from .turns import Turns
 
-_CHUNK = 2**18
+_CHUNK = 2**16  # each reader that is slow holds some of them
 _LARGE_AT_ONCE = 2  # submissions of a hundred megabytes, whole in memory
+_SNAPSHOTS_AT_ONCE = 2  # a running node's directory is packed
+_READS_AT_ONCE = 3  # of results, from the disk: not all threads, others need some
 _RESULT_SUFFIX = ".tar.gz"
 
 
@@ -70,6 +75,8 @@ class Api:
     def __init__(self, services: Services):
         self._s = services
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._snapshots = Turns(_SNAPSHOTS_AT_ONCE)
+        self._reads = Turns(_READS_AT_ONCE)
 
     def routes(self) -> list[Route]:
         """Each path with and without the trailing slash: a redirect would turn the POST into a GET."""
@@ -196,10 +203,13 @@ class Api:
         asked = await body(request)
         user = await self._s.auth.authenticate(asked.username, asked.key)
         job_hash = required_hash(asked)
-        job = await self._owned(job_hash, user)
-        client = request.client.host if request.client else ""
-        answer = await self._s.progress.watch(job_hash, client)
+        view = self._s.board.get(job_hash)
+        if view is not None and view.user != user:
+            raise NotOwner
+        # Without the database for all that is on the board: this is what clients ask most.
+        answer = await self._s.progress.watch(job_hash, client_address(request))
         if answer is None:
+            job = await self._owned(job_hash, user)
             answer = ended(job.state, job.reason) if job.state.ended else running(self._waiting(job))
         return JsonAnswer(answer)
 
@@ -235,7 +245,8 @@ class Api:
         if isinstance(job, Tombstone):
             raise NoResults(f"Job {job_hash} was deleted.")
         self._s.janitor.fetched(job_hash)
-        path, temporary = await self._archive(job_hash, asked.node)
+        who = user or client_address(request)
+        path, temporary = await self._archive(request, who, job_hash, asked.node)
         try:
             file = open(await asyncio.to_thread(open_plain, path), "rb")  # noqa: SIM115, ASYNC230 - closed by _send
         except FileNotFoundError:
@@ -250,10 +261,24 @@ class Api:
         except BaseException:
             file.close()
             raise
-        headers = {"content-length": str(size), "content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
-        return StreamingResponse(self._send(file, user, job_hash), media_type="application/gzip", headers=headers)
+        headers = {"content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
+        if self._s.config.server.accel and is_proxied(request.scope) and not temporary:
+            return await self._hand_over(file, path, user, job_hash, headers)
+        headers["content-length"] = str(size)
+        return StreamingResponse(self._send(file, user, who, job_hash), media_type="application/gzip", headers=headers)
 
-    async def _archive(self, job_hash: str, node: str | None) -> tuple[Path, bool]:
+    async def _hand_over(
+        self, file: IO[bytes], path: Path, user: str, job_hash: str, headers: dict[str, str]
+    ) -> Response:
+        """Let the proxy send an archive. What it sends is not known here: all of it is charged."""
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            await asyncio.to_thread(self._s.spool.let_group_read, job_hash, file.fileno())
+        await self._charge(user, job_hash, size, 0.0)
+        location = f"{self._s.config.server.accel}{path.relative_to(self._s.spool.jobs)}"
+        return Response(headers={**headers, "x-accel-redirect": location}, media_type="application/gzip")
+
+    async def _archive(self, request: Request, who: str, job_hash: str, node: str | None) -> tuple[Path, bool]:
         """The archive's path, and whether it was made for this request alone. Raises NoResults."""
         store = self._s.store
         key = NodeKey("", "")
@@ -263,7 +288,10 @@ class Api:
                 raise NoResults(f"Job {job_hash} has no node {node!r}.")
             key = found.key
             if found.state.live:
-                snapshot = await self._s.executor.snapshot(job_hash, key)
+                async with self._snapshots.turn(who):
+                    if await request.is_disconnected():  # it has waited too long, and asks again
+                        raise ClientDisconnect
+                    snapshot = await self._s.executor.snapshot(job_hash, key)
                 if snapshot is not None:
                     return Path(snapshot), True
         archive = await store.archive(job_hash, key)
@@ -272,21 +300,25 @@ class Api:
             raise NoResults(f"There are no results of {what} yet.")
         return self._s.spool.job(job_hash).archives / archive, False
 
-    async def _send(self, file: IO[bytes], user: str, job_hash: str) -> AsyncIterator[bytes]:
+    async def _send(self, file: IO[bytes], user: str, who: str, job_hash: str) -> AsyncIterator[bytes]:
         """The file, charged by what was really sent, also when the client leaves in the middle."""
-        sent = 0
+        sent, begun = 0, time.monotonic()
         try:
-            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            while chunk := await self._read(file, who):
                 yield chunk
                 sent += len(chunk)
         finally:
             file.close()
             with contextlib.suppress(ClientDisconnect):
-                await asyncio.shield(self._charge(user, job_hash, sent))
+                await asyncio.shield(self._charge(user, job_hash, sent, time.monotonic() - begun))
 
-    async def _charge(self, user: str, job_hash: str, sent: int) -> None:
+    async def _read(self, file: IO[bytes], who: str) -> bytes:
+        async with self._reads.turn(who):
+            return await asyncio.to_thread(file.read, _CHUNK)
+
+    async def _charge(self, user: str, job_hash: str, sent: int, seconds: float) -> None:
         async with self._s.store.database.transaction() as db:
-            await self._s.usage.charge_download(db, user, job_hash, sent)
+            await self._s.usage.charge_download(db, user, job_hash, sent, seconds)
 
     async def _owned(self, job_hash: str, user: str) -> Job | Tombstone:
         """The job or its tombstone. 404 only for a hash that never was a job: the client polls a 404 for ever."""

@@ -15,12 +15,14 @@ from .admin import Admin
 from .answers import JsonAnswer, on_error
 from .api import Api, Services
 from .guard import Guard
+from .peers import Peers, Trusted
 
 _OPENAPI = Path(__file__).with_name("openapi.yaml")
 
 
 def build(services: Services) -> Starlette:
     description = _OPENAPI.read_bytes()
+    server = services.config.server
 
     async def healthz(_: Request) -> Response:
         await services.store.database.read("SELECT 1")
@@ -32,11 +34,14 @@ def build(services: Services) -> Starlette:
     app = Starlette(
         routes=[
             *Api(services).routes(),
-            *Admin(services.scheduler, services.executor, services.store, services.spool).routes(),
+            *Admin(services).routes(),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/openapi.yaml", openapi, methods=["GET"]),
         ],
-        middleware=[Middleware(Guard, hosts=services.config.server.hosts)],
+        middleware=[
+            Middleware(Peers, trusted=Trusted(server.trusted_proxies), admin_socket=services.config.admin_socket),
+            Middleware(Guard, hosts=server.hosts),
+        ],
         exception_handlers=dict.fromkeys(
             (ScdError, HTTPException, ClientDisconnect, OSError, sqlite3.Error, Exception), on_error
         ),

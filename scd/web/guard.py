@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import Forbidden
 from .answers import error_answer
+from .peers import is_admin
 
 
 class Guard:
@@ -22,7 +23,7 @@ class Guard:
         self._hosts = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower(), *map(str.lower, hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not is_local_socket(scope):
+        if scope["type"] == "http" and not is_admin(scope):
             headers = Headers(scope=scope)
             if problem := self._problem(headers):
                 await error_answer(Forbidden(problem))(scope, receive, send)
@@ -53,9 +54,3 @@ class Guard:
         except ValueError:
             return name in self._hosts
         return True
-
-
-def is_local_socket(scope: Scope) -> bool:
-    """Whether a request came by the Unix socket, which only scd's account and root can open."""
-    server = scope.get("server")  # (path, None) for a Unix socket, (host, port) else
-    return server is not None and server[1] is None

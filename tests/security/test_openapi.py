@@ -158,8 +158,18 @@ def _questions(
     asked["/admin/fix", "post", 200] = local("POST", "/admin/fix")
     asked[log, "get", 403] = lambda: httpx2.get(f"{daemon.url}/admin/log/{slow}/work/0")
     asked[log, "get", 400] = local("GET", f"/admin/log/{slow}/work/0?offset=x")
-    asked[log, "get", 404] = local("GET", f"/admin/log/{job}/work/0")
+    asked[log, "get", 404] = local("GET", f"/admin/log/{job}/nothing/0")
     asked[log, "get", 200] = local("GET", f"/admin/log/{slow}/work/0")
+    for kind in ("jobs", "nodes"):
+        path = f"/admin/{kind}"
+        asked[path, "get", 200] = local("GET", f"{path}?query=%7B%22limit%22:2%7D")
+        asked[path, "get", 400] = local("GET", f"{path}?query=%7B%22limits%22:2%7D")
+        asked[path, "get", 403] = lambda path=path: httpx2.get(f"{daemon.url}{path}")  # type: ignore[misc]
+        asked[path, "get", 404] = local("GET", f"{path}?query=%7B%22jobs%22:[%22{UNKNOWN}%22]%7D")
+    one = "/admin/jobs/{prefix}"
+    asked[one, "get", 200] = local("GET", f"/admin/jobs/{job[:8]}")
+    asked[one, "get", 403] = lambda: httpx2.get(f"{daemon.url}/admin/jobs/{job}")
+    asked[one, "get", 404] = local("GET", f"/admin/jobs/{UNKNOWN}")
     asked["/delete_job/", "post", 200] = post("/delete_job/", {"job_hash": other})
     asked["/cancel_job/", "post", 200] = post("/cancel_job/", {"job_hash": slow})
     asked[cancel, "post", 200] = local("POST", f"/admin/cancel/{second}")

@@ -100,7 +100,7 @@ async def test_a_live_node_counts_as_it_runs(store: JobStore) -> None:
 async def test_downloads_count_and_outlive_the_job(store: JobStore) -> None:
     async with store.database.transaction() as db:
         await store.add(db, job(state=J.COMPLETED, ended=1.0))
-        await UsageStore(store.database).charge_download(db, "alice", HASH, 1000)
+        await UsageStore(store.database).charge_download(db, "alice", HASH, 1000, 0.5)
         assert await store.delete(db, HASH)
     usage = await UsageStore(store.database).current("alice", 0, 100)
     assert usage.result_bytes == 1000, "a delete refunds nothing"
@@ -227,13 +227,17 @@ async def test_a_job_is_found_by_the_begin_of_its_hash(store: JobStore) -> None:
     async with store.database.transaction() as db:
         for number, found in enumerate(hashes):
             await store.add(db, job(found, created=float(number), user="bob" if number == 3 else "alice"))
-    assert await store.matching("cd") == [hashes[3]]
-    assert len(await store.matching("ab")) == 2, "two are enough to know that it is not unique"
+    assert await store.matching("cd", None, 2) == [hashes[3]]
+    assert len(await store.matching("ab", None, 2)) == 2, "two are enough to know that it is not unique"
     for nothing in ("ef", "%", "_", "*", "ab%", "a?"):
-        assert await store.matching(nothing) == [], nothing
+        assert await store.matching(nothing, None, 2) == [], nothing
     assert await store.known_hashes() == set(hashes)
-    assert [found.job_hash for found in await store.recent(None, 2)] == [hashes[3], hashes[2]]
-    assert [found.job_hash for found in await store.recent("alice", 9)] == [hashes[2], hashes[1], hashes[0]]
+    assert [found.job_hash for found in await store.select(limit=2)] == [hashes[3], hashes[2]]
+    assert [found.job_hash for found in await store.select(users=["alice"], limit=9)] == [
+        hashes[2],
+        hashes[1],
+        hashes[0],
+    ]
 
 
 async def test_unfinished_jobs_come_oldest_first(store: JobStore) -> None:

@@ -1,9 +1,9 @@
-"""``scdctl doctor --slurm``: submits a batch job as the daemon would, and says what is in its way."""
+"""Slurm, tried by a batch job that is submitted as the daemon would: by a program of its own, as scd's account.
 
-import argparse
+``python -m scd.cli.doctor.cluster FILE`` prints its findings as JSON.
+"""
+
 import asyncio
-import os
-import pwd
 import secrets
 import shlex
 import tempfile
@@ -13,92 +13,65 @@ from pathlib import Path
 
 import msgspec
 
-from ..config import DEFAULT_FILE, Config
-from ..errors import ConfigError, ScdError
-from ..executors import slurm_cli as cli
-from ..executors.controller import Controller
-from ..executors.slurm_cli import QueueRow, Verdict
-from ..executors.slurm_words import waiting
-from ..launcher.isolation import isolate
-from ..launcher.sandbox import Sandbox
-from ..placement import Misplaced, check, preparation
-from ..runtimes import PATH, Runtimes, command
-from .reading import NoDatabase
-from .table import clean, print_json
+from ...config import Config
+from ...errors import ConfigError
+from ...executors import slurm_cli as cli
+from ...executors.controller import Controller
+from ...executors.slurm_cli import QueueRow, Verdict
+from ...executors.slurm_words import waiting
+from ...launcher.isolation import isolate
+from ...launcher.sandbox import Sandbox
+from ...placement import Misplaced, check, preparation
+from ...runtimes import PATH, Runtimes, command
+from .apart import findings_of, print_findings
+from .finding import Finding, bad, good
 
 _PATIENCE = 120.0
 _LATE = 15.0  # a shared file system may be
 _DONE = "done"
 
 
-class Unwell(ScdError):
-    """Nodes cannot run in Slurm."""
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """``remedy`` is what to do; empty where there is nothing to mend."""
-
-    good: bool
-    text: str
-    remedy: str = ""
-
-
-async def doctor(config: Config, arguments: argparse.Namespace) -> None:
-    """Raises Unwell if anything is bad."""
-    _become_account(config)
-    findings = [finding async for finding in examine(config, (arguments.config or DEFAULT_FILE).absolute())]
-    if arguments.json:
-        print_json({"version": 1, "findings": [msgspec.structs.asdict(finding) for finding in findings]})
-    else:
-        for finding in findings:
-            remedy = f"\n      -> {finding.remedy}" if finding.remedy else ""
-            print(clean(f"{'good' if finding.good else 'bad '}  {finding.text}") + remedy)
-    if not all(finding.good for finding in findings):
-        raise Unwell
-
-
-def _become_account(config: Config) -> None:
-    """scd's own, for good: Slurm looks at whose the process really is. Raises NoDatabase."""
-    try:
-        owner = os.stat(config.paths.spool)
-    except OSError as error:
-        raise NoDatabase(f"{config.paths.spool}: {error.strerror}. Start scd once, then come back.") from None
-    if os.geteuid() == 0 != owner.st_uid:
-        os.initgroups(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)
+async def check_cluster(config: Config, file: Path | None) -> AsyncIterator[Finding]:
+    """The findings of this module's ``main``, run as scd's account: Slurm looks at whose the process is."""
+    async for finding in findings_of(__name__, "slurm", config, file):
+        yield finding
 
 
 async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
     """What a batch job needs, in its order; nothing comes after the first that is bad."""
     if config.slurm is None:
-        yield Finding(False, "The configuration has no [slurm].", "add the table; docs/SLURM.md says how")
+        yield bad("slurm", "The configuration has no [slurm].", "add the table; docs/SLURM.md says how")
         return
     slurm = Controller(config.slurm)
     try:
         answer = await slurm.ask(cli.ping())
         if answer.code != 0:
-            yield Finding(
-                False, f"Slurm's controller does not answer: {answer.words}",
+            yield bad(
+                "slurm", f"Slurm's controller does not answer: {answer.words}",
                 "try as scd's account: scontrol ping; look at munge, slurm.conf and [slurm] conf",
             )  # fmt: skip
             return
         await slurm.read_partitions()
-        yield Finding(
-            True, f"Slurm's controller answers; its partitions are {', '.join(sorted(slurm.partitions)) or 'unknown'}."
+        yield good(
+            "slurm",
+            f"Slurm's controller answers; its partitions are {', '.join(sorted(slurm.partitions)) or 'unknown'}.",
         )
         try:
             check(preparation(config, "slurm", ""), slurm.partitions, "[slurm]")
         except Misplaced as refusal:
-            yield Finding(False, str(refusal), "mend [slurm] partition, memory, time")
+            yield bad("slurm", str(refusal), "mend [slurm] partition, memory, time")
             return
         try:
             runtimes = await Runtimes.probe(config)
             sandboxes = await isolate(config, runtimes, file, Path(config.paths.spool) / "sandbox")
         except (ConfigError, OSError) as error:
-            yield Finding(False, str(error), "mend this machine first: scd --check-config")
+            yield bad("slurm", str(error), "mend this machine first: scd --check-config")
             return
-        with tempfile.TemporaryDirectory(dir=Path(config.paths.spool) / "staging", prefix="probe-") as place:
+        staging = Path(config.paths.spool) / "staging"
+        if not staging.is_dir():
+            yield bad("slurm", f"There is no {staging} yet.", "start scd once")
+            return
+        with tempfile.TemporaryDirectory(dir=staging, prefix="probe-") as place:
             yield await _probe(config, slurm, runtimes, sandboxes.get(next(iter(runtimes))[0].name), Path(place))
     finally:
         slurm.close()
@@ -114,7 +87,7 @@ async def _probe(
     begin = time.monotonic()
     verdict, text = cli.submitted(await slurm.submit(argv, script))
     if verdict is not Verdict.ACCEPTED:
-        return Finding(False, f"sbatch: {text}", "mend what Slurm says; [slurm] has partition, account, memory, time")
+        return bad("slurm", f"sbatch: {text}", "mend what Slurm says; [slurm] has partition, account, memory, time")
     row: QueueRow | None = None
     over: float | None = None
     while time.monotonic() - begin < _PATIENCE and (over is None or time.monotonic() - over < _LATE):
@@ -127,11 +100,11 @@ async def _probe(
             over = over or time.monotonic()
     await slurm.cancel([text])
     if row is not None and not row.has_ended:
-        return Finding(False, f"Slurm job {text} did not run within {_PATIENCE:.0f} s: {waiting(row) or row.state}",
+        return bad("slurm", f"Slurm job {text} did not run within {_PATIENCE:.0f} s: {waiting(row) or row.state}",
                        "try again when there is room, or with another [slurm] partition")  # fmt: skip
     where = f" on {row.nodes}" if row is not None and row.nodes else ""
-    return Finding(
-        False, f"Slurm job {text} ended{where}, and left nothing in {place.parent}.",
+    return bad(
+        "slurm", f"Slurm job {text} ended{where}, and left nothing in {place.parent}.",
         "share the spool with the compute nodes, under the same path, writable for scd's account",
     )  # fmt: skip
 
@@ -153,9 +126,20 @@ def _found(place: Path, took: float) -> Finding:
     host, found = ((place / name).read_text().strip() for name in ("host", "found"))
     if found.startswith("{"):
         version = msgspec.json.decode(found.splitlines()[-1], type=dict[str, str]).get("sc")
-        return Finding(True, f"A batch job ran on {host} after {took:.0f} s, with SiliconCompiler {version}.")
+        return good("slurm", f"A batch job ran on {host} after {took:.0f} s, with SiliconCompiler {version}.")
     lines = (place / "errors").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-    return Finding(
-        False, f"The runtime does not run in its sandbox on {host}: {lines[-1]}",
+    return bad(
+        "slurm", f"The runtime does not run in its sandbox on {host}: {lines[-1]}",
         "install bubblewrap, scd and the runtime there, under the same paths as here",
     )  # fmt: skip
+
+
+def main() -> None:
+    async def examined(config: Config, file: Path) -> list[Finding]:
+        return [finding async for finding in examine(config, file)]
+
+    print_findings(examined)
+
+
+if __name__ == "__main__":
+    main()
