@@ -24,6 +24,7 @@ from .launcher.gateway import Gateway
 from .launcher.isolation import isolate
 from .launcher.local import LocalLauncher
 from .lock import locked
+from .metrics import Metrics
 from .observe import set_up
 from .procfs import hide_from_equals
 from .pulse import beat
@@ -36,6 +37,7 @@ from .systemd import listen_fds
 from .web import tls
 from .web.api import Services
 from .web.app import build
+from .web.health import Health
 from .web.progress import Progress
 from .web.server import Server, bind
 
@@ -155,7 +157,8 @@ async def serve(config: Config, file: Path, account: str) -> None:
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
         )
         store, board = JobStore(database), Board()
-        scheduler = Scheduler(config, store, board)
+        metrics = Metrics()
+        scheduler = Scheduler(config, store, board, metrics)
         executor = LocalExecutor(spool, launcher, scheduler.wake)
         scheduler.use(executor)
         stack.push_async_callback(executor.close)
@@ -166,6 +169,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
             config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
             board=board, runtimes=runtimes, auth=Passwords(config.users, required=config.auth_required),
             intake=Intake(spool, store, scheduler, runtimes, limit, floor), janitor=janitor, progress=progress,
+            metrics=metrics, health=Health(database, [executor]),
             terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
         )  # fmt: skip
 
