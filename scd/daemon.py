@@ -27,6 +27,7 @@ from .launcher.isolation import isolate
 from .launcher.local import LocalLauncher
 from .launcher.spec import BatchScripts
 from .lock import locked
+from .metrics import Metrics
 from .observe import set_up
 from .placement import prepares
 from .procfs import hide_from_equals
@@ -40,6 +41,7 @@ from .systemd import listen_fds
 from .web import tls
 from .web.api import Services
 from .web.app import build
+from .web.health import Health
 from .web.progress import Progress
 from .web.server import Server, bind
 
@@ -171,7 +173,8 @@ async def serve(config: Config, file: Path, account: str) -> None:
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
         )
         store, board = JobStore(database), Board()
-        scheduler = Scheduler(config, store, board)
+        metrics = Metrics()
+        scheduler = Scheduler(config, store, board, metrics)
         local = LocalExecutor(spool, launcher, scheduler.wake)
         stack.push_async_callback(local.close)
         executor = Router([local])
@@ -192,7 +195,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
             intake=Intake(
                 spool, store, scheduler, runtimes, limit, floor,
                 lambda manifest: prepares(config, manifest.nodes, manifest.schedulers),
-            ), janitor=janitor, progress=progress,
+            ), janitor=janitor, progress=progress, metrics=metrics, health=Health(database, executor.executors),
             terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
         )  # fmt: skip
 

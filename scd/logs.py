@@ -15,13 +15,28 @@ _MOST_UNPACKED = 16 * 2**30  # bytes before the log, which stands at an archive'
 
 def read_log(archive: Path, key: NodeKey, offset: int, most: int) -> bytes:
     """Up to ``most`` bytes from ``offset`` on. Blocks. Raises OSError, or NoResults if there is no log to be read."""
+    return _part(_content(archive, key), offset, most)
+
+
+def read_end(archive: Path, key: NodeKey, most: int) -> tuple[bytes, int]:
+    """The last ``most`` bytes, and how many there are in all. As ``read_log``."""
+    end, size = bytearray(), 0
+    for data in _content(archive, key):
+        size += len(data)
+        end += data
+        del end[:-most]
+    return bytes(end), size
+
+
+def _content(archive: Path, key: NodeKey) -> Iterator[bytes]:
     name = f"/{key.step}/{key.index}/sc_{key.step}_{key.index}.log"
     try:
         with open(open_plain(archive), "rb") as file, gzip_file(fileobj=file) as plain:
             reader = TarReader(_Bounded(plain))
             for member in reader:
                 if member.kind is Kind.FILE and member.name.endswith(name):
-                    return _part(reader.content(), offset, most)
+                    yield from reader.content()
+                    return
     except (Refused, *GZIP_ERRORS) as error:
         raise NoResults(f"The archive of node {key} cannot be read: {error}.") from None
     raise NoResults(f"Node {key} wrote no log.")

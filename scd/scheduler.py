@@ -16,7 +16,9 @@ import contextlib
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import aiosqlite
 import msgspec
@@ -26,6 +28,7 @@ from .config import Config
 from .errors import ScdError
 from .executors.base import Executor, Observation, Spec
 from .live import PREPARE, LiveJob, over
+from .metrics import Metrics
 from .model import Attempt, NodeKey, Plan
 from .orders import Broken, Orders, blaming
 from .placement import LOCAL, Misplaced, Partition, check, more_memory, place, preparation
@@ -40,10 +43,11 @@ _RETRY_DELAY = 1.0
 
 
 class Scheduler:
-    def __init__(self, config: Config, store: JobStore, board: Board):
+    def __init__(self, config: Config, store: JobStore, board: Board, metrics: Metrics):
         self._config = config
         self._store = store
         self._board = board
+        self._metrics = metrics
         self._executor: Executor
         self._partitions: Callable[[], Mapping[str, Partition]] = dict
         self._live: dict[str, LiveJob] = {}
@@ -70,7 +74,8 @@ class Scheduler:
                     await self.load()
                     await self.resubmit()
                 async with self._turn_lock:
-                    await self._turn()
+                    with self._metrics.turn.time():
+                        await self._turn()
                 complaint = ""
             except Broken as broken:
                 log.error("job=%s %s", broken.live.job_hash, broken, exc_info=broken.__cause__)
@@ -152,6 +157,12 @@ class Scheduler:
             if attempt.key != PREPARE and (seen := live.seen.get(name)) is not None and seen.started_mono is not None
         )
 
+    def census(self) -> tuple[Counter[JobState], Counter[NodeState]]:
+        """How many unfinished jobs are in each state, and how many of their nodes."""
+        jobs = Counter(live.job.state for live in self._live.values())
+        nodes = Counter(node.state for live in self._live.values() for node in live.nodes.values())
+        return jobs, nodes
+
     async def cancel_all(self, reason: str, timeout: float) -> None:
         """Cancel every job that has begun, and start none meanwhile; queued ones wait for the next start."""
         self._closing = True
@@ -207,6 +218,7 @@ class Scheduler:
                 attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
                 await self._store.start_attempt(db, name, seen.started)
                 if attempt.key != PREPARE:
+                    orders.counts.append(partial(self._metrics.started, attempt))
                     await self._move_node(db, live, attempt.key, NodeState.RUNNING, "", orders)
             if seen.state is not None:
                 await self._end_attempt(db, live, attempt, seen, orders)
@@ -311,6 +323,7 @@ class Scheduler:
     async def _prepare(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
         if not await self._move_job(db, live, JobState.PREPARING, "", orders):
             return
+        orders.counts.append(partial(self._metrics.taken_up, live.job))
         executor = live.job.executor if self._config.slurm is not None else LOCAL
         memory = preparation(self._config, executor, live.job.user).memory
         attempt = live.prepare_attempt(executor, memory, time.time())
@@ -344,6 +357,8 @@ class Scheduler:
     ) -> None:
         if await self._store.move_node(db, live.job_hash, key, state, reason):
             live.change_node(key, state, reason)
+            if state.done:
+                orders.counts.append(partial(self._metrics.node_ended, state))
             orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} {state} {reason}".rstrip())
 
     async def _move_job(
@@ -359,11 +374,14 @@ class Scheduler:
         self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders
     ) -> None:
         if await self._move_job(db, live, state, reason, orders):
+            orders.counts.append(partial(self._metrics.job_ended, state))
             orders.ended.append(live)
 
     async def _carry_out(self, orders: Orders) -> None:
         for line in orders.log:
             log.info("%s", line.replace("\n", " | "))
+        for count in orders.counts:
+            count()
         self._publish()
         for live in orders.ended:
             self._live.pop(live.job_hash, None)

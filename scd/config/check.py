@@ -34,6 +34,7 @@ _OWN_OPTIONS = frozenset({
     "--version", "--ignore-pbs", "--kill-on-invalid-dep", "--time-min", "--mem-per-cpu", "--mem-per-gpu",
 })  # fmt: skip
 
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]+)+")
 ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
 Origin = Callable[[str], Path]  # the file that a key was read from
@@ -88,6 +89,13 @@ def _server(config: Config) -> Iterator[tuple[str, str]]:
         yield "server.progress_interval", "must be 0 to 60 seconds"
     if config.server.terms_file and not os.access(config.server.terms_file, os.R_OK):
         yield "server.terms_file", f"{config.server.terms_file} cannot be read"
+    if config.server.root_path and not _ROOT_PATH.fullmatch(config.server.root_path):
+        yield "server.root_path", f"{config.server.root_path!r} is not a path as /scd, without a slash at its end"
+    for reader in config.server.metrics:
+        try:
+            ipaddress.ip_network(reader)
+        except ValueError as error:
+            yield "server.metrics", f"{error} (write it as 192.0.2.7 or 192.0.2.0/24)"
 
 
 def _at_least_one(config: Config) -> Iterator[tuple[str, str]]:

@@ -57,6 +57,9 @@ class Executor(Protocol):
 
     name: str
 
+    async def trouble(self) -> str:
+        """Why nothing can be started at the moment, "" if it can. Answers within a second or so."""
+
     async def submit(self, spec: Spec) -> str:
         """Start an attempt unless its name was ever started; return its handle."""
 

@@ -15,15 +15,15 @@ class Router:
     name = "router"
 
     def __init__(self, executors: Iterable[Executor]):
-        self._executors = list(executors)
+        self.executors = list(executors)
 
     def add(self, executor: Executor) -> None:
-        self._executors.append(executor)
+        self.executors.append(executor)
 
     async def submit(self, spec: Spec) -> str:
         """Raises ConfigError for an executor that is not there: Slurm was taken out of the configuration too early."""
         wanted = spec.placement.executor
-        for executor in self._executors:
+        for executor in self.executors:
             if executor.name == wanted:
                 return await executor.submit(spec)
         raise ConfigError(
@@ -31,30 +31,33 @@ class Router:
             "Put it back until the job has ended"
         )
 
+    async def trouble(self) -> str:
+        return "; ".join(filter(None, [await executor.trouble() for executor in self.executors]))
+
     async def poll(self, handles: Iterable[str]) -> dict[str, Observation]:
         wanted = list(handles)
         found: dict[str, Observation] = {}
-        for executor in self._executors:
+        for executor in self.executors:
             found |= await executor.poll(wanted)
         return found
 
     async def cancel(self, handles: Iterable[str], state: NodeState, reason: str) -> None:
         wanted = list(handles)
-        for executor in self._executors:
+        for executor in self.executors:
             await executor.cancel(wanted, state, reason)
 
     async def snapshot(self, job_hash: str, key: NodeKey) -> str | None:
-        for executor in self._executors:
+        for executor in self.executors:
             if (path := await executor.snapshot(job_hash, key)) is not None:
                 return path
         return None
 
     async def tail(self, job_hash: str, key: NodeKey, offset: int) -> dict[str, Any] | None:
-        for executor in self._executors:
+        for executor in self.executors:
             if (found := await executor.tail(job_hash, key, offset)) is not None:
                 return found
         return None
 
     async def release(self, job_hash: str) -> None:
-        for executor in self._executors:
+        for executor in self.executors:
             await executor.release(job_hash)

@@ -96,6 +96,9 @@ class SlurmExecutor:
             self._todo.put_nowait(known)
         return spec.name
 
+    async def trouble(self) -> str:
+        return "" if self._slurm.reachable.is_set() else "Slurm's controller does not answer"
+
     async def poll(self, handles: Iterable[str]) -> dict[str, Observation]:
         return {name: self._known[name].seen for name in handles if name in self._known}
 

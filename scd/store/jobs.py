@@ -1,5 +1,6 @@
 """Jobs, nodes and attempts. Every change of state is guarded: it happens only from a state that allows it."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -29,6 +30,14 @@ _SELECT = """
 _PREFIX = """
     SELECT job_hash FROM jobs WHERE substr(job_hash, 1, length(:prefix)) = :prefix
         AND (:users IS NULL OR user IN (SELECT value FROM json_each(:users))) LIMIT :limit"""
+# Without the plan, which may have megabytes. The pair of a job's time and hash is its place in the list.
+_LISTED = ", ".join("NULL AS plan" if name == "plan" else name for name in Job.__struct_fields__)
+_PAGE = f"""
+    SELECT {_LISTED} FROM jobs WHERE user = :user AND (created, job_hash) < (:created, :job_hash)
+    ORDER BY created DESC, job_hash DESC LIMIT :limit"""
+_PAGE_OF_STATE = f"""
+    SELECT {_LISTED} FROM jobs WHERE user = :user AND state = :state AND (created, job_hash) < (:created, :job_hash)
+    ORDER BY created DESC, job_hash DESC LIMIT :limit"""
 _RETRIED = """
     SELECT job_hash FROM jobs WHERE digest = :digest AND user = :user AND answered = 0 AND created >= :since
     ORDER BY created DESC LIMIT 1"""
@@ -143,6 +152,12 @@ class JobStore:
             "users": None if users is None else _json(users), "hashes": None if hashes is None else _json(hashes),
             "states": None if states is None else _json(states), "since": since, "until": until, "limit": limit,
         }))  # fmt: skip
+
+    async def page(self, user: str, state: JobState | None, before: tuple[float, str] | None, limit: int) -> list[Job]:
+        """A user's jobs, the newest first, from behind the job with that ``created`` and hash on; no plans."""
+        created, job_hash = before or (math.inf, "")
+        row = {"user": user, "state": state, "created": created, "job_hash": job_hash, "limit": limit}
+        return _all(Job, await self.database.read(_PAGE if state is None else _PAGE_OF_STATE, row))
 
     async def matching(self, prefix: str, users: Iterable[str] | None, limit: int) -> list[str]:
         """Hashes of these users' jobs, or of all, that begin with ``prefix``; ``limit`` at most."""

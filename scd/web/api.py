@@ -22,6 +22,7 @@ from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, Unkn
 from ..executors.base import Executor
 from ..intake import Intake, digest
 from ..janitor import Janitor
+from ..metrics import Metrics
 from ..model import Job, NodeKey, Tombstone, Usage
 from ..runtimes import Runtimes
 from ..scheduler import Scheduler
@@ -29,6 +30,7 @@ from ..spool import Spool
 from ..store import JobStore, UsageStore
 from ..units import format_size
 from .answers import JsonAnswer
+from .health import Health
 from .held import Held
 from .multipart import Event, PartBegin, PartEnd, events
 from .peers import client_address, is_proxied
@@ -58,6 +60,8 @@ class Services(msgspec.Struct):
     intake: Intake
     janitor: Janitor
     progress: Progress
+    metrics: Metrics
+    health: Health
     terms: str
     draining: Callable[[], str]  # why no new jobs are taken, "" if they are
 
@@ -209,30 +213,40 @@ class Api:
         # Without the database for all that is on the board: this is what clients ask most.
         answer = await self._s.progress.watch(job_hash, client_address(request))
         if answer is None:
-            job = await self._owned(job_hash, user)
+            job = await self.owned(job_hash, user)
             answer = ended(job.state, job.reason) if job.state.ended else running(self._waiting(job))
         return JsonAnswer(answer)
 
     async def cancel_job(self, request: Request) -> Response:
         asked = await body(request)
         user = await self._s.auth.authenticate(asked.username, asked.key)
-        job = await self._owned(required_hash(asked), user)
-        if job.state.ended or not await self._s.scheduler.cancel(job.job_hash, f"by {user or 'the user'}"):
-            current = await self._owned(job.job_hash, user)
-            raise NotRunning(f"Job {job.job_hash} is not running: it is {current.state}.")
-        return JsonAnswer({"message": f"Job {job.job_hash} is being cancelled.", "success": True})
+        job_hash = required_hash(asked)
+        await self.cancel(job_hash, user)
+        return JsonAnswer({"message": f"Job {job_hash} is being cancelled.", "success": True})
+
+    async def cancel(self, job_hash: str, user: str) -> None:
+        """A user's own job. Raises UnknownJob, NotOwner, NotRunning."""
+        job = await self.owned(job_hash, user)
+        if job.state.ended or not await self._s.scheduler.cancel(job_hash, f"by {user or 'the user'}"):
+            current = await self.owned(job_hash, user)
+            raise NotRunning(f"Job {job_hash} is not running: it is {current.state}.")
 
     async def delete_job(self, request: Request) -> Response:
         asked = await body(request)
         user = await self._s.auth.authenticate(asked.username, asked.key)
-        job = await self._owned(required_hash(asked), user)
+        job_hash = required_hash(asked)
+        await self.delete(job_hash, user)
+        return JsonAnswer({"message": f"Job {job_hash} is deleted.", "success": True})
+
+    async def delete(self, job_hash: str, user: str) -> None:
+        """A user's own job that ended. Raises UnknownJob, NotOwner, BadRequest."""
+        job = await self.owned(job_hash, user)
         if isinstance(job, Tombstone):
-            raise UnknownJob(f"Job {job.job_hash} was deleted before.")
+            raise UnknownJob(f"Job {job_hash} was deleted before.")
         if not job.state.ended:
-            raise BadRequest(f"Job {job.job_hash} is still {job.state}; cancel it first.")
-        if not await self._s.janitor.delete(job.job_hash):
-            raise BadRequest(f"Job {job.job_hash} has just been resumed; cancel it first.")
-        return JsonAnswer({"message": f"Job {job.job_hash} is deleted.", "success": True})
+            raise BadRequest(f"Job {job_hash} is still {job.state}; cancel it first.")
+        if not await self._s.janitor.delete(job_hash):
+            raise BadRequest(f"Job {job_hash} has just been resumed; cancel it first.")
 
     async def get_results(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -241,12 +255,16 @@ class Api:
         job_hash = check_hash(name.removesuffix(_RESULT_SUFFIX))
         asked = await body(request)
         user = await self._s.auth.authenticate(asked.username, asked.key)
-        job = await self._owned(job_hash, user)
+        return await self.results(request, job_hash, user, asked.node)
+
+    async def results(self, request: Request, job_hash: str, user: str, node: str | None) -> Response:
+        """An archive of a user's own job, charged as it is sent. UnknownJob, NotOwner, NoResults, ResultTooLarge."""
+        job = await self.owned(job_hash, user)
         if isinstance(job, Tombstone):
             raise NoResults(f"Job {job_hash} was deleted.")
         self._s.janitor.fetched(job_hash)
         who = user or client_address(request)
-        path, temporary = await self._archive(request, who, job_hash, asked.node)
+        path, temporary = await self._archive(request, who, job_hash, node)
         try:
             file = open(await asyncio.to_thread(open_plain, path), "rb")  # noqa: SIM115, ASYNC230 - closed by _send
         except FileNotFoundError:
@@ -320,7 +338,7 @@ class Api:
         async with self._s.store.database.transaction() as db:
             await self._s.usage.charge_download(db, user, job_hash, sent, seconds)
 
-    async def _owned(self, job_hash: str, user: str) -> Job | Tombstone:
+    async def owned(self, job_hash: str, user: str) -> Job | Tombstone:
         """The job or its tombstone. 404 only for a hash that never was a job: the client polls a 404 for ever."""
         job = await self._s.store.job(job_hash) or await self._s.store.tombstone(job_hash)
         if job is None:

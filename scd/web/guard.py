@@ -15,7 +15,8 @@ from .peers import is_admin
 class Guard:
     """403 for an unknown ``Host``, a foreign ``Origin`` or ``Sec-Fetch-Site: cross-site``.
 
-    A name that resolves to us by a stranger's DNS is an unknown host; an address cannot be rebound.
+    Links of other sites lead here all the same: a browser then shows a page to its user, and to nobody else. A name
+    that resolves to us by a stranger's DNS is an unknown host; an address cannot be rebound.
     """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...]):
@@ -25,12 +26,12 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not is_admin(scope):
             headers = Headers(scope=scope)
-            if problem := self._problem(headers):
+            if problem := self._problem(scope["method"], headers):
                 await error_answer(Forbidden(problem))(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _problem(self, headers: Headers) -> str | None:
+    def _problem(self, method: str, headers: Headers) -> str | None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._known(host := hosts[0]):
             return (
@@ -40,7 +41,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.lower().partition("://")[2] != host.lower():
             return "Requests from pages of other origins are refused."
-        if headers.get("sec-fetch-site", "none").lower() == "cross-site":
+        if is_cross_site(headers) and not _is_visit(method, headers):
             return "Requests from other sites are refused."
         return None
 
@@ -54,3 +55,14 @@ class Guard:
         except ValueError:
             return name in self._hosts
         return True
+
+
+def is_cross_site(headers: Headers) -> bool:
+    return headers.get("sec-fetch-site", "none").lower() == "cross-site"
+
+
+def _is_visit(method: str, headers: Headers) -> bool:
+    """A link that was followed, in no frame. It changes nothing, and brings no session (``SameSite=Strict``)."""
+    return (
+        method == "GET" and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    )

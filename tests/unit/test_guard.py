@@ -22,8 +22,9 @@ async def inner(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def ask(
-    *headers: tuple[str, str], server: tuple[str, int | None] | None = TCP, kind: str = "http", peer: int | None = None
-) -> tuple[int, Any]:
+    *headers: tuple[str, str], server: tuple[str, int | None] | None = TCP, kind: str = "http", method: str = "POST",
+    peer: int | None = None,
+) -> tuple[int, Any]:  # fmt: skip
     """Status and JSON of the answer. ``peer`` is the account at the other end of a Unix socket."""
     sent: list[Message] = []
 
@@ -34,7 +35,7 @@ def ask(
         return {"type": "http.request"}
 
     scope = {
-        "type": kind, "method": "POST", "path": "/check_server/", "server": server, "state": {"peer": peer},
+        "type": kind, "method": method, "path": "/check_server/", "server": server, "state": {"peer": peer},
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
     }  # fmt: skip
     guarded = Peers(Guard(inner, ("scd.lab", "Gate.Lab")), Trusted(()), str(UNIX[0]))
@@ -117,3 +118,12 @@ def test_a_server_that_does_not_say_where_it_listens_is_guarded() -> None:
 
 def test_what_is_no_request_passes() -> None:
     assert ask(kind="lifespan") == (200, "passed")
+
+
+def test_a_link_that_is_followed_from_elsewhere() -> None:
+    visit = (("host", "localhost"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"))
+    assert ask(*visit, ("sec-fetch-dest", "document"), method="GET") == (200, "passed")
+    assert ask(*visit, ("sec-fetch-dest", "document"))[0] == 403, "a form of another site was let through"
+    assert ask(*visit, ("sec-fetch-dest", "iframe"), method="GET")[0] == 403
+    assert ask(*visit, method="GET")[0] == 403
+    assert ask(("host", "evil.example"), *visit[1:], ("sec-fetch-dest", "document"), method="GET")[0] == 403
