@@ -12,9 +12,11 @@ import tempfile
 from pathlib import Path
 
 from . import __version__
+from .admission import Admission
 from .auth import Passwords
 from .board import Board
-from .config import DEFAULT_FILE, Config, load, render
+from .config import DEFAULT_FILE, Config, Settings, load, render
+from .drain import Drain
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .intake import Intake
@@ -29,6 +31,7 @@ from .observe import set_up
 from .procfs import hide_from_equals
 from .pulse import beat
 from .recovery import recover
+from .reload import Reload
 from .runtimes import Runtimes
 from .scheduler import Scheduler
 from .spool import Spool
@@ -74,7 +77,7 @@ def main() -> None:
             account = give_up_root(config)
             os.umask(0o077)
             hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
-            run(config, file, account)
+            run(Settings(config, arguments.config), file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -87,12 +90,12 @@ async def check(config: Config, file: Path) -> None:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
 
 
-def run(config: Config, file: Path, account: str) -> None:
+def run(settings: Settings, file: Path, account: str) -> None:
     """``serve``, and then no waiting for threads: one may remove the files of a large job, which goes on next time."""
     status = 0
     with asyncio.Runner() as runner:
         try:
-            runner.run(serve(config, file, account))
+            runner.run(serve(settings, file, account))
         except ScdError as error:
             print(f"scd: {error.message}", file=sys.stderr)
             status = error.exit_code
@@ -141,47 +144,51 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
             raise ConfigError(f"{directory} cannot be made: {error.strerror}") from None
 
 
-async def serve(config: Config, file: Path, account: str) -> None:
+async def serve(settings: Settings, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
+    config = settings.config
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
         certificate = tls.context(config)
         _warn_of_certificate(config)
         runtimes = await Runtimes.probe(config)
         sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
-        launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
+        launcher: Launcher = Gateway(settings) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
         spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
         )
-        store, board = JobStore(database), Board()
-        metrics = Metrics()
-        scheduler = Scheduler(config, store, board, metrics)
+        store, usage, board, metrics = JobStore(database), UsageStore(database), Board(), Metrics()
+        scheduler = Scheduler(settings, store, usage, board, metrics)
         executor = LocalExecutor(spool, launcher, scheduler.wake)
         scheduler.use(executor)
         stack.push_async_callback(executor.close)
-        janitor = Janitor(config, store, spool, board)
+        janitor = Janitor(settings, store, spool, board)
         progress = Progress(board)
-        limit, floor = config.server.max_upload, config.paths.min_free
+        admission = Admission(settings, usage, scheduler)
+        drain = Drain(settings)
+        await asyncio.to_thread(drain.load)
+        auth = Passwords(config.users, required=config.auth_required)
+        reload = Reload(settings, auth.use, lambda _: scheduler.wake())
         services = Services(
-            config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
-            board=board, runtimes=runtimes, auth=Passwords(config.users, required=config.auth_required),
-            intake=Intake(spool, store, scheduler, runtimes, limit, floor), janitor=janitor, progress=progress,
-            metrics=metrics, health=Health(database, [executor]),
-            terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
+            settings=settings, store=store, usage=usage, admission=admission, spool=spool, scheduler=scheduler,
+            executor=executor, board=board, runtimes=runtimes, auth=auth,
+            intake=Intake(settings, spool, store, scheduler, runtimes, admission), janitor=janitor, progress=progress,
+            metrics=metrics, health=Health(database, [executor]), drain=drain, reload=reload,
+             draining=lambda: "scd is stopping" if server.stopping else drain.reason(),
         )  # fmt: skip
 
         async def last_duty() -> None:
-            if config.local.on_stop == "cancel":
+            if settings.config.local.on_stop == "cancel":
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
         server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.on_hangup)
         for duty in (scheduler.run(), janitor.run(), beat(scheduler)):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
@@ -189,7 +196,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
         await server.serve(listen_fds() or bind(config))
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
-    log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
+    log.info("stopped; %s", "jobs that run go on" if settings.config.local.on_stop == "keep" else "no job runs")
 
 
 def _warn_of_certificate(config: Config) -> None:
@@ -204,10 +211,6 @@ async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await task
-
-
-def _explain_hangup() -> None:
-    log.warning("SIGHUP: the configuration is read at start only. Restart scd; jobs that run are not touched")
 
 
 def _duty_ended(task: asyncio.Task[None], server: Server) -> None:
