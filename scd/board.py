@@ -32,7 +32,7 @@ class JobView(msgspec.Struct, frozen=True):
     reason: str
     nodes: Mapping[NodeKey, NodeView]
     version: int
-    note: str = ""  # why nodes wait that are in a queue elsewhere
+    waiting: str = ""  # why no node of a job that runs is started, or why they wait elsewhere
 
 
 class Board:

@@ -12,9 +12,11 @@ import tempfile
 from pathlib import Path
 
 from . import __version__
+from .admission import Admission
 from .auth import Passwords
 from .board import Board
-from .config import DEFAULT_FILE, Config, load, render
+from .config import DEFAULT_FILE, Config, Settings, load, render
+from .drain import Drain
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .executors.router import Router
@@ -29,10 +31,10 @@ from .launcher.spec import BatchScripts
 from .lock import locked
 from .metrics import Metrics
 from .observe import set_up
-from .placement import prepares
 from .procfs import hide_from_equals
 from .pulse import beat
 from .recovery import recover
+from .reload import Reload
 from .runtimes import Runtimes
 from .scheduler import Scheduler
 from .spool import Spool
@@ -78,7 +80,7 @@ def main() -> None:
             account = give_up_root(config)
             os.umask(0o077)
             hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
-            run(config, file, account)
+            run(Settings(config, arguments.config), file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -101,12 +103,12 @@ def refuse_accounts_in_slurm(config: Config) -> None:
         )
 
 
-def run(config: Config, file: Path, account: str) -> None:
+def run(settings: Settings, file: Path, account: str) -> None:
     """``serve``, and then no waiting for threads: one may remove the files of a large job, which goes on next time."""
     status = 0
     with asyncio.Runner() as runner:
         try:
-            runner.run(serve(config, file, account))
+            runner.run(serve(settings, file, account))
         except ScdError as error:
             print(f"scd: {error.message}", file=sys.stderr)
             status = error.exit_code
@@ -155,8 +157,9 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
             raise ConfigError(f"{directory} cannot be made: {error.strerror}") from None
 
 
-async def serve(config: Config, file: Path, account: str) -> None:
+async def serve(settings: Settings, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
+    config = settings.config
     refuse_accounts_in_slurm(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
@@ -165,16 +168,15 @@ async def serve(config: Config, file: Path, account: str) -> None:
         runtimes = await Runtimes.probe(config)
         shared = config.paths.spool if config.slurm is not None else config.paths.state
         sandboxes = await isolate(config, runtimes, file, Path(shared) / "sandbox")
-        launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
+        launcher: Launcher = Gateway(settings) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
         spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
         )
-        store, board = JobStore(database), Board()
-        metrics = Metrics()
-        scheduler = Scheduler(config, store, board, metrics)
+        store, usage, board, metrics = JobStore(database), UsageStore(database), Board(), Metrics()
+        scheduler = Scheduler(settings, store, usage, board, metrics)
         local = LocalExecutor(spool, launcher, scheduler.wake)
         stack.push_async_callback(local.close)
         executor = Router([local])
@@ -186,28 +188,30 @@ async def serve(config: Config, file: Path, account: str) -> None:
             await slurm.start()
             executor.add(slurm)
             scheduler.use(executor, lambda: slurm.partitions)
-        janitor = Janitor(config, store, spool, board)
+        janitor = Janitor(settings, store, spool, board)
         progress = Progress(board)
-        limit, floor = config.server.max_upload, config.paths.min_free
+        admission = Admission(settings, usage, scheduler)
+        drain = Drain(settings)
+        await asyncio.to_thread(drain.load)
+        auth = Passwords(config.users, required=config.auth_required)
+        reload = Reload(settings, auth.use, lambda _: scheduler.wake())
         services = Services(
-            config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
-            board=board, runtimes=runtimes, auth=Passwords(config.users, required=config.auth_required),
-            intake=Intake(
-                spool, store, scheduler, runtimes, limit, floor,
-                lambda manifest: prepares(config, manifest.nodes, manifest.schedulers),
-            ), janitor=janitor, progress=progress, metrics=metrics, health=Health(database, executor.executors),
-            terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
+            settings=settings, store=store, usage=usage, admission=admission, spool=spool, scheduler=scheduler,
+            executor=executor, board=board, runtimes=runtimes, auth=auth,
+            intake=Intake(settings, spool, store, scheduler, runtimes, admission), janitor=janitor, progress=progress,
+            metrics=metrics, health=Health(database, executor.executors), drain=drain, reload=reload,
+             draining=lambda: "scd is stopping" if server.stopping else drain.reason(),
         )  # fmt: skip
 
         async def last_duty() -> None:
-            if config.local.on_stop == "cancel":
+            if settings.config.local.on_stop == "cancel":
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
         server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await local.dismiss({job.job_hash for job in await store.unfinished()})
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.on_hangup)
         for duty in (scheduler.run(), janitor.run(), beat(scheduler)):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
@@ -215,7 +219,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
         await server.serve(listen_fds() or bind(config))
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
-    log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
+    log.info("stopped; %s", "jobs that run go on" if settings.config.local.on_stop == "keep" else "no job runs")
 
 
 def _warn_of_certificate(config: Config) -> None:
@@ -230,10 +234,6 @@ async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await task
-
-
-def _explain_hangup() -> None:
-    log.warning("SIGHUP: the configuration is read at start only. Restart scd; jobs that run are not touched")
 
 
 def _duty_ended(task: asyncio.Task[None], server: Server) -> None:

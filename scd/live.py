@@ -1,6 +1,7 @@
 """An unfinished job as the scheduler holds it in memory. The database is the truth; this is read from it."""
 
 import itertools
+import time
 from collections.abc import Iterable
 
 import msgspec
@@ -8,12 +9,11 @@ import msgspec
 from . import flowgraph
 from .board import JobView, NodeView
 from .executors.base import Observation, Spec
-from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
+from .frontier import Frontier
+from .model import PREPARE, Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
 from .placement import LOCAL, Placement
 from .states import JobState, NodeState
 from .units import format_elapsed
-
-PREPARE = NodeKey("", "")
 
 _MAX_FAILURES_NAMED = 5
 # Never the same twice, also not for a job that is read from the database again.
@@ -23,9 +23,10 @@ _VERSIONS = itertools.count(1)
 class LiveJob:
     def __init__(self, job: Job, nodes: Iterable[Node], attempts: Iterable[Attempt]):
         self.job = job
-        self.plan: Plan | None = job.decoded_plan() if job.state is JobState.RUNNING else None
-        self._limits, self._planned = _limits(self.plan), _by_key(self.plan)
         self.nodes: dict[NodeKey, Node] = {node.key: node for node in nodes}
+        plan = job.decoded_plan() if job.state is JobState.RUNNING else None
+        self._frontier = None if plan is None else Frontier(plan, self.states)
+        self._limits, self._planned = _limits(plan), _by_key(plan)
         attempts = list(attempts)
         self.attempts: dict[str, Attempt] = {attempt.name: attempt for attempt in attempts if attempt.ended is None}
         self.preparations = max((attempt.attempt for attempt in attempts if attempt.key == PREPARE), default=0)
@@ -37,12 +38,18 @@ class LiveJob:
         self._memory: dict[NodeKey, int] = {}  # of nodes that ran out of it and get more
         self._note = ""
         self.position = 0  # in the queue, from 1
+        self.expired = ""  # why its time is up, once it is
+        self.waiting = ""  # why nothing of it starts, in words for the user
         self.version = next(_VERSIONS)
         self._ready: list[PlanNode] | None = None
 
     @property
     def job_hash(self) -> str:
         return self.job.job_hash
+
+    @property
+    def plan(self) -> Plan | None:
+        return None if self._frontier is None else self._frontier.plan
 
     @property
     def states(self) -> dict[NodeKey, NodeState]:
@@ -61,7 +68,7 @@ class LiveJob:
     def ready(self) -> list[PlanNode]:
         """The nodes that may start, in execution order; worked out once between two changes."""
         if self._ready is None:
-            self._ready = flowgraph.ready(self.plan, self.states) if self.plan is not None else []
+            self._ready = [] if self._frontier is None else self._frontier.ready()
         return self._ready
 
     def verdict(self) -> JobState | None:
@@ -90,9 +97,22 @@ class LiveJob:
     def planned(self, key: NodeKey) -> PlanNode | None:
         return self._planned.get(key)
 
+    @property
+    def ending(self) -> bool:
+        """It was decided that nothing more of it starts."""
+        return self.job.cancel_reason is not None or bool(self.expired)
+
+    def seconds(self, name: str) -> float:
+        """How long a live attempt has run, by the monotonic clock."""
+        begun = self.seen[name].started_mono if name in self.seen else None
+        return 0.0 if begun is None else max(0.0, time.monotonic() - begun)
+
+    @property
+    def running_nodes(self) -> int:
+        return sum(attempt.key != PREPARE for attempt in self.attempts.values())
+
     def change_node(self, key: NodeKey, state: NodeState, reason: str = "") -> None:
-        self.nodes[key] = msgspec.structs.replace(self.nodes[key], state=state, reason=reason)
-        self.changed()
+        self._put(msgspec.structs.replace(self.nodes[key], state=state, reason=reason))
 
     def change_job(self, state: JobState, reason: str = "") -> None:
         self.job = msgspec.structs.replace(self.job, state=state, reason=reason)
@@ -103,8 +123,7 @@ class LiveJob:
         if memory is not None:
             self._memory[key] = memory
         node = self.nodes[key]
-        self.nodes[key] = msgspec.structs.replace(node, state=NodeState.PENDING, retries=node.retries + 1)
-        self.changed()
+        self._put(msgspec.structs.replace(node, state=NodeState.PENDING, retries=node.retries + 1))
 
     def retry_job(self, reason: str) -> None:
         """A job whose preparation was lost is queued again."""
@@ -112,23 +131,22 @@ class LiveJob:
         self.changed()
 
     def take_plan(self, plan: Plan, nodes: Iterable[Node]) -> None:
-        self.plan, self.nodes = plan, {node.key: node for node in nodes}
+        self.nodes = {node.key: node for node in nodes}
+        self._frontier = Frontier(plan, self.states)
         self._limits, self._planned = _limits(plan), _by_key(plan)
         self.changed()
 
     def queue(self, attempt: Attempt) -> None:
         """An attempt of a node that was claimed in the database."""
         node = self.nodes[attempt.key]
-        self.nodes[attempt.key] = msgspec.structs.replace(
-            node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""
-        )
         self.attempts[attempt.name] = attempt
-        self.changed()
+        self._put(msgspec.structs.replace(node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""))
 
-    def move_up(self, position: int) -> None:
-        if position != self.position:
-            self.position = position
-            self.changed()
+    def wait(self, position: int, waiting: str) -> None:
+        """Where the job stands in the queue, and why it stands."""
+        if (position, waiting) != (self.position, self.waiting):
+            self.position, self.waiting = position, waiting
+            self.version = next(_VERSIONS)
 
     def prepare_attempt(self, executor: str, memory: int, now: float) -> Attempt:
         self.preparations += 1
@@ -158,7 +176,8 @@ class LiveJob:
     def view(self) -> JobView:
         reason = self.job.reason
         if self.job.state is JobState.QUEUED:
-            reason = f"queued, position {self.position}" + (f" ({reason})" if reason else "")
+            more = self.waiting or reason
+            reason = f"queued, position {self.position}" + (f" ({more})" if more else "")
         elif self.job.state is JobState.PREPARING:
             reason = "preparing" + (f": {self._note}" if self._note else "")
         mono = {
@@ -171,12 +190,14 @@ class LiveJob:
             )
             for key, node in self.nodes.items()
         }
-        note = self._note if self.job.state is JobState.RUNNING else ""
-        shown = nodes if self.plan else {}
-        return JobView(self.job_hash, self.job.user, self.job.state, reason, shown, self.version, note)
+        waiting = "; ".join(filter(None, (self.waiting, self._note)))
+        return JobView(
+            self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version,
+            waiting=waiting if self.job.state is JobState.RUNNING else "",
+        )  # fmt: skip
 
     def note_waiting(self) -> None:
-        """Take up why nodes do not run that are in a queue elsewhere; a change if it is another reason than before."""
+        """Take up why nodes do not run that are in a queue elsewhere."""
         waiting: dict[str, list[NodeKey]] = {}
         for name, attempt in self.attempts.items():
             if (seen := self.seen.get(name)) is not None and seen.waiting and seen.started is None:
@@ -184,7 +205,7 @@ class LiveJob:
         note = "; ".join(_named(keys) + reason for reason, keys in waiting.items())
         if note != self._note:
             self._note = note
-            self.changed()
+            self.version = next(_VERSIONS)
 
     def failures(self) -> str:
         """What went wrong, in words for the user."""
@@ -195,20 +216,18 @@ class LiveJob:
 
     def _ancestors(self, key: NodeKey) -> tuple[tuple[str, str, str], ...]:
         """The nodes before ``key`` that ran, in execution order: their journals are replayed before it starts."""
-        assert self.plan is not None
-        by_key = {node.key: node for node in self.plan.nodes}
-        found: set[NodeKey] = set()
-        todo = [key]
-        while todo:
-            node = by_key.get(todo.pop())
-            fresh = set(node.key_inputs) - found if node else set()
-            found |= fresh
-            todo.extend(fresh)
+        assert self._frontier is not None
         return tuple(
             (node.step, node.index, str(self.nodes[node.key].state))
-            for node in self.plan.nodes
-            if node.key in found and node.status is NodeState.PENDING and self.nodes[node.key].state.done
+            for node in self._frontier.before(key)
+            if node.status is NodeState.PENDING and self.nodes[node.key].state.done
         )
+
+    def _put(self, node: Node) -> None:
+        self.nodes[node.key] = node
+        if self._frontier is not None:
+            self._frontier.move(node.key, node.state)
+        self.changed()
 
 
 def _named(keys: list[NodeKey]) -> str:

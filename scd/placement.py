@@ -74,12 +74,17 @@ def preparation(config: Config, executor: str, user: str) -> Placement:
     )  # fmt: skip
 
 
+def executor_of(config: Config, node: PlanNode) -> str:
+    route = _route(config, node.step)
+    if config.slurm is None:
+        return LOCAL
+    return route.executor if route else (SLURM if node.scheduler == SLURM else config.dispatch.default)
+
+
 def place(config: Config, node: PlanNode, user: str) -> Placement:
     """Raises Misplaced."""
-    route = _route(config, node.step)
-    executor = route.executor if route else (SLURM if node.scheduler == SLURM else config.dispatch.default)
-    slurm = config.slurm
-    if executor == LOCAL or slurm is None:
+    route, slurm = _route(config, node.step), config.slurm
+    if slurm is None or executor_of(config, node) == LOCAL:
         # A node that names no number of threads gets the machine, as in a local run.
         return Placement(cores=max(1, min(node.cores or config.cores, config.cores)))
     wanted = (route.partition if route else "") or _queue(slurm, node) or slurm.partition

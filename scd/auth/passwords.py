@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import argon2
 
-from ..config import User
+from ..config import Config, User
 from ..errors import Unauthorized
 
 _REMEMBER = 300.0
@@ -30,6 +30,12 @@ class Passwords:
         self._secret = secrets.token_bytes(32)
         self._verified: dict[bytes, float] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    def use(self, config: Config) -> None:
+        """Know the users of ``config`` from now on, and nobody's earlier password."""
+        self._users, self._required = config.users, config.auth_required
+        self._verified.clear()
+        self._secret = secrets.token_bytes(32)  # who is being verified meanwhile is remembered in vain
 
     async def authenticate(self, username: str | None, key: str | None) -> str:
         """The user's name, "" for the anonymous one. Raises Unauthorized."""

@@ -5,22 +5,27 @@ from .reading import DEFAULT_FILE, files_of, load
 from .render import render
 from .sections import (
     Auth,
+    Budget,
     Config,
     Duration,
+    Group,
     Limits,
     Local,
     Paths,
     Route,
     Runtime,
     Server,
+    SharedLimits,
     Size,
     Slurm,
     User,
     is_loopback,
     split_address,
 )
+from .settings import Settings
 
 __all__ = [
-    "ACCOUNT", "DEFAULT_FILE", "Auth", "Config", "Duration", "Limits", "Local", "Paths", "Route", "Runtime",
-    "Server", "Size", "Slurm", "User", "files_of", "is_loopback", "load", "render", "split_address",
+    "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Limits", "Local", "Paths", "Route",
+    "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of", "is_loopback", "load",
+    "render", "split_address",
 ]  # fmt: skip

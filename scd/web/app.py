@@ -28,14 +28,15 @@ _OPENAPI = Path(__file__).with_name("openapi.yaml")
 
 def build(services: Services) -> Starlette:
     description = _OPENAPI.read_bytes()
-    config = services.config
+    config = services.settings.config
     server = config.server
 
     async def openapi(_: Request) -> Response:
         return Response(description, media_type="application/yaml")
 
     def credential(user: str) -> str:
-        return services.config.users[user].password_hash if user in services.config.users else ""
+        users = services.settings.config.users
+        return users[user].password_hash if user in users else ""
 
     audience = Audience()
     live = Live(services.board, services.executor, services.progress, audience)

@@ -165,14 +165,12 @@ async def test_why_nodes_wait_elsewhere_is_told_once_and_the_states_follow() -> 
 
     def publish(note: str) -> None:
         job.version += 1
-        view = JobView(HASH, "", JobState.RUNNING, "", {SYN: NodeView(NodeState.SUBMITTED)}, job.version, note)
+        view = JobView(HASH, "", JobState.RUNNING, "", {SYN: NodeView(NodeState.SUBMITTED)}, job.version, waiting=note)
         job.board.publish(HASH, job.version, lambda: view, ended=False)
 
     publish("syn/0: waiting for resources")
-    assert (await job.poll())["message"] == "syn/0: waiting for resources"
-    for _ in range(2):
-        assert (await job.poll())["syn0"] == {"status": "queued"}
-    publish("waiting for Slurm")
-    assert (await job.poll())["message"] == "waiting for Slurm"
-    publish("")
     assert (await job.poll())["syn0"] == {"status": "queued"}
+    assert (await job.poll())["message"] == "syn/0: waiting for resources"
+    publish("waiting for Slurm")
+    assert (await job.poll())["syn0"] == {"status": "queued"}
+    assert (await job.poll())["message"] == "waiting for Slurm"

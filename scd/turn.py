@@ -1,0 +1,230 @@
+"""What one turn of the scheduler does to one job, within the turn's transaction."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import aiosqlite
+import msgspec
+
+from .config import Config
+from .executors.base import Executor, Observation, Spec
+from .live import LiveJob, over
+from .metrics import Metrics
+from .model import PREPARE, Attempt, NodeKey, Plan
+from .orders import Orders
+from .placement import LOCAL, Misplaced, Partition, check, more_memory, place, preparation
+from .states import JobState, NodeState
+from .store import JobStore
+
+# SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
+_TIMEOUT_MARGIN = 5.0
+
+Charged = Callable[[str, Attempt], None]  # told of each node's end, with its user
+
+
+class Turn:
+    def __init__(
+        self, db: aiosqlite.Connection, config: Config, store: JobStore, executor: Executor, metrics: Metrics,
+        partitions: Mapping[str, Partition], charged: Charged,
+    ):  # fmt: skip
+        self._db = db
+        self._config = config
+        self._store = store
+        self._executor = executor
+        self._metrics = metrics
+        self._partitions = partitions
+        self._charged = charged
+        self.orders = Orders()
+        self.deadline: float | None = None  # of a time limit, on the monotonic clock
+
+    async def hear(self, live: LiveJob, observed: Mapping[str, Observation]) -> None:
+        for name, attempt in list(live.attempts.items()):
+            seen = observed.get(name)
+            if seen is None:
+                continue
+            live.seen[name] = seen
+            if seen.handle and seen.handle != attempt.handle:
+                attempt = live.attempts[name] = msgspec.structs.replace(attempt, handle=seen.handle)
+                await self._store.submit_attempt(self._db, name, seen.handle)
+                if attempt.key != PREPARE:
+                    await self._move_node(live, attempt.key, NodeState.SUBMITTED, "")
+            if seen.started is not None and attempt.started is None:
+                attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
+                await self._store.start_attempt(self._db, name, seen.started)
+                if attempt.key != PREPARE:
+                    self.orders.counts.append(partial(self._metrics.started, attempt))
+                    await self._move_node(live, attempt.key, NodeState.RUNNING, "")
+            if seen.state is not None:
+                await self._end_attempt(live, attempt, seen)
+        live.note_waiting()
+
+    async def stop(self, live: LiveJob, spent: str) -> None:
+        """End what was cancelled, and what has no time left. ``spent``: why its user may compute no more."""
+        if live.job.state.ended:
+            return
+        if spent and not live.expired and live.job.state is not JobState.QUEUED and (live.attempts or live.ready()):
+            live.expired = spent
+        if live.job.cancel_reason is not None:
+            reason = live.job.cancel_reason
+            await self._end_early(live, JobState.CANCELED, reason, NodeState.ERROR, f"cancelled: {reason}")
+        elif live.expired:
+            await self._end_early(live, JobState.TIMEOUT, live.expired, NodeState.TIMEOUT, live.expired)
+        else:
+            self._keep_time(live)
+
+    async def _end_early(
+        self, live: LiveJob, state: JobState, reason: str, node_state: NodeState, node_reason: str
+    ) -> None:
+        if live.attempts:
+            self._kill(live, live.attempts, node_state, node_reason)
+        elif live.all_went_well():  # it was decided when all was done
+            await self._end_job(live, JobState.COMPLETED, "")
+        else:
+            await self._end_job(live, state, reason)
+
+    def _keep_time(self, live: LiveJob) -> None:
+        for name, attempt in live.attempts.items():
+            limit, started = live.limit(attempt.key), live.seen[name].started_mono if name in live.seen else None
+            if not limit or started is None:
+                continue
+            end = started + limit + _TIMEOUT_MARGIN
+            if time.monotonic() < end:
+                self.deadline = min(end, self.deadline or end)
+            else:
+                self._kill(live, [name], NodeState.TIMEOUT, over(limit))
+
+    async def settle(self, live: LiveJob) -> None:
+        if live.job.state is not JobState.RUNNING or live.ending or live.attempts or live.ready():
+            return
+        if (state := live.verdict()) is not None:
+            await self._end_job(live, state, "" if state is JobState.COMPLETED else live.failures())
+
+    async def start(self, live: LiveJob, key: NodeKey, cores: int) -> None:
+        """A ready node, or the preparation of a queued job."""
+        if key == PREPARE:
+            if not await self._move_job(live, JobState.PREPARING, ""):
+                return
+            self.orders.counts.append(partial(self._metrics.taken_up, live.job))
+            executor = live.job.executor if self._config.slurm is not None else LOCAL
+            memory = preparation(self._config, executor, live.job.user).memory
+            attempt = live.prepare_attempt(executor, memory, time.time())
+            await self._store.add_attempt(self._db, attempt)
+            live.attempts[attempt.name] = attempt
+        else:
+            node, planned = live.nodes[key], live.planned(key)
+            assert planned is not None
+            where = place(self._config, planned, live.job.user)
+            cores = cores if where.executor == LOCAL else where.cores
+            attempt = live.node_attempt(node, cores, where.executor, where.memory, time.time())
+            if not await self._store.claim_node(self._db, node, attempt):
+                return
+            live.queue(attempt)
+        self.orders.submit.append((self._executor, spec_of(self._config, live, attempt)))
+
+    async def _end_attempt(self, live: LiveJob, attempt: Attempt, seen: Observation) -> None:
+        state, reason = live.outcome(attempt.key, seen)
+        ended = msgspec.structs.replace(
+            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=reason,
+            exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
+            peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
+            unpack_seconds=seen.unpack_seconds, archive_seconds=seen.archive_seconds,
+        )  # fmt: skip
+        del live.attempts[attempt.name]
+        live.killed.discard(attempt.name)
+        if not await self._store.end_attempt(self._db, ended):
+            return
+        if attempt.key == PREPARE:
+            await self._prepared(live, seen)
+        else:
+            self._charged(live.job.user, ended)
+            live.elapsed[attempt.key] = seen.elapsed
+            await self._move_node(live, attempt.key, state, reason)
+            await self._retry(live, attempt, seen)
+
+    async def _retry(self, live: LiveJob, attempt: Attempt, seen: Observation) -> None:
+        """A node that was lost with what it lived in may start again, as often as the configuration says.
+
+        So may one that ran out of memory, where the configuration gives it more.
+        """
+        node = live.nodes[attempt.key]
+        more = more_memory(self._config, attempt.memory or 0) if seen.out_of_memory else None
+        if not (seen.lost or more) or node.retries >= self._config.dispatch.retries or live.ending:
+            return
+        if await self._store.retry_node(self._db, node):
+            live.retry(attempt.key, more)
+            self._log(live, f"node={attempt.key} user={live.job.user or '-'} pending again {seen.reason}")
+
+    async def _prepared(self, live: LiveJob, seen: Observation) -> None:
+        if live.ending:
+            return
+        if seen.lost and live.job.retries < self._config.dispatch.retries:
+            if await self._store.retry(self._db, live.job_hash, seen.reason):
+                live.retry_job(seen.reason)
+                self._log(live, f"user={live.job.user or '-'} queued again {seen.reason}")
+            return
+        if seen.state is not NodeState.SUCCESS or seen.plan is None or seen.raw_plan is None:
+            state = JobState.REJECTED if seen.refused else JobState.FAILED
+            await self._end_job(live, state, seen.reason or "The job could not be prepared.")
+            return
+        plan = seen.plan
+        try:
+            cores = self._placed(plan, live.job.user)
+        except Misplaced as refusal:
+            await self._end_job(live, JobState.REJECTED, str(refusal))
+            return
+        await self._store.set_plan(self._db, live.job_hash, seen.raw_plan, plan.nodes, cores)
+        await self._move_job(live, JobState.RUNNING, "")
+        live.take_plan(plan, await self._store.nodes(live.job_hash, self._db))
+
+    def _placed(self, plan: Plan, user: str) -> dict[NodeKey, int]:
+        """The cores of each node where it will run. Raises Misplaced if one could never run there."""
+        found = {}
+        for node in plan.nodes:
+            where = place(self._config, node, user)
+            if node.status is NodeState.PENDING:
+                check(where, self._partitions, str(node.key))
+            found[node.key] = where.cores
+        return found
+
+    def _kill(self, live: LiveJob, names: Iterable[str], state: NodeState, reason: str) -> None:
+        fresh = [name for name in names if name not in live.killed]
+        live.killed.update(fresh)
+        if fresh:
+            self.orders.cancel.append((self._executor, fresh, state, reason))
+
+    async def _move_node(self, live: LiveJob, key: NodeKey, state: NodeState, reason: str) -> None:
+        if await self._store.move_node(self._db, live.job_hash, key, state, reason):
+            live.change_node(key, state, reason)
+            if state.done:
+                self.orders.counts.append(partial(self._metrics.node_ended, state))
+            self._log(live, f"node={key} user={live.job.user or '-'} {state} {reason}")
+
+    async def _move_job(self, live: LiveJob, state: JobState, reason: str) -> bool:
+        if not await self._store.move(self._db, live.job_hash, state, reason):
+            return False
+        live.change_job(state, reason)
+        self._log(live, f"user={live.job.user or '-'} {state} {reason}")
+        return True
+
+    async def _end_job(self, live: LiveJob, state: JobState, reason: str) -> None:
+        if await self._move_job(live, state, reason):
+            self.orders.counts.append(partial(self._metrics.job_ended, state))
+            self.orders.ended.append(live)
+
+    def _log(self, live: LiveJob, text: str) -> None:
+        self.orders.log.append(f"job={live.job_hash} {text}".rstrip())
+
+
+def spec_of(config: Config, live: LiveJob, attempt: Attempt) -> Spec:
+    """The order for an attempt; what was decided when it was written down is not decided again."""
+    user = live.job.user
+    where = preparation(config, attempt.executor, user)
+    if (planned := live.planned(attempt.key)) is not None:
+        with contextlib.suppress(Misplaced):  # the configuration has changed since
+            where = place(config, planned, user)
+    where = msgspec.structs.replace(
+        where, executor=attempt.executor, cores=attempt.cores, memory=attempt.memory or where.memory
+    )
+    return live.spec(attempt, where)
