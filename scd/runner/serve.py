@@ -37,6 +37,7 @@ from .prepare import Rejected, prepare
 from .restraint import misplaced, restrain
 
 _REPLY_LIMIT = 2**18
+_ROUNDS = 100  # of killing what may fork meanwhile
 _PREPARED = b"\n"  # what prepare reports before its outcome, once the manifest can be loaded
 
 
@@ -224,16 +225,17 @@ class Runner:
         self._report(order, outcome, figures)
 
     def _report(self, order: Message, outcome: Message, usage: Message) -> None:
+        """``outcome`` is what a job may have written: it never says whose it is, or what it has cost."""
         match order["op"]:
             case "wreck":
-                archived = outcome.get("archived")
-                send(self.channel, {"type": "ended", "name": order["name"], **order["outcome"], "archived": archived})
+                message = {**order["outcome"], "archived": outcome.get("archived")}
+                send(self.channel, {**message, "type": "ended", "name": order["name"]})
             case "salvage":
                 send(self.channel, {"type": "salvaged", "name": order["name"], "archived": outcome.get("archived")})
             case "snapshot" | "tail":
-                send(self.channel, {"type": "reply", **outcome, "id": order["id"]})
+                send(self.channel, {**outcome, "type": "reply", "id": order["id"]})
             case _:
-                send(self.channel, {"type": "ended", "name": order["name"], "usage": usage, **outcome})
+                send(self.channel, {**outcome, "type": "ended", "name": order["name"], "usage": usage})
 
     def _kill_remains(self, child: Child) -> None:
         """What a node started does not outlive it. Its orphans are now this process's children.
@@ -242,11 +244,17 @@ class Runner:
         """
         mark = f"{MARK}={child.order.get('name', '')}".encode()
         alone = not any(other.order["op"] in ("prepare", "node") for other in self.children.values())
-        for pid in own_children() - set(self.children) - self.helper:
-            if alone or session_of(pid) == child.pid or mark in environment_of(pid):
-                kill_all(tree(pid))
-        kill_all(tree(child.pid) - {child.pid})
-        self._reap_orphans()
+        for _ in range(_ROUNDS):
+            remains = {
+                pid
+                for pid in own_children() - set(self.children) - self.helper
+                if alone or session_of(pid) == child.pid or mark in environment_of(pid)
+            }
+            kill_all(set().union(*map(tree, remains), tree(child.pid) - {child.pid}))
+            self._reap_orphans()
+            if not remains:
+                break
+            time.sleep(0.001)
 
     def _reap_orphans(self) -> None:
         """At once: SiliconCompiler waits for a tool's processes to vanish, and a zombie has not."""
