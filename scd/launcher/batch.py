@@ -92,6 +92,8 @@ class Batch:
                 self._kill()
         elif runner is not None and ready is runner.channel:
             self._hear(runner)
+        elif runner is not None and ready == runner.output.source:
+            runner.take_output(self.selector)
         elif runner is not None:
             while self.runner is runner and runner.has_message():  # what it said before it died still counts
                 self._hear(runner)

@@ -27,6 +27,18 @@ def own_process(pidfd: int) -> int | None:
     raise ValueError("not a process of this job")
 
 
+def reap(besides: int | None) -> None:
+    """Orphans of the job become the shim's children; ``besides`` the runner, which is waited for by its Popen."""
+    while True:
+        try:
+            result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if result is None or result.si_pid == besides:
+            return
+        os.waitpid(result.si_pid, 0)
+
+
 def end_orphans(temporary: str) -> None:
     """What a shim and a runner that died together left behind: known by the directory that was made for them alone."""
     for _ in range(_ROUNDS):

@@ -3,7 +3,9 @@
 import contextlib
 import errno
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..durable import replace
 
@@ -30,6 +32,14 @@ def discard(directory: Path, name: str) -> None:
     """Drop an archive that was not finished: it must neither be served nor fill the disk."""
     with contextlib.suppress(OSError):
         _aside(directory, name).unlink()
+
+
+def keep(directory: Path, name: str, message: Mapping[str, Any]) -> str | None:
+    """An archive that the runner says is finished, published; None for any other. Raises OSError."""
+    if message.get("archived"):
+        return publish(directory, name)
+    discard(directory, name)
+    return None
 
 
 def _aside(directory: Path, name: str) -> Path:
