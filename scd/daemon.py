@@ -9,6 +9,7 @@ import pwd
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import __version__
@@ -23,6 +24,7 @@ from .executors.router import Router
 from .executors.slurm import SlurmExecutor
 from .intake import Intake
 from .janitor import Janitor
+from .launcher.accounts import Account, acting_as
 from .launcher.base import Launcher
 from .launcher.gateway import Gateway
 from .launcher.isolation import isolate
@@ -92,6 +94,9 @@ async def check(config: Config, file: Path) -> None:
     tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
+    if config.accounts:
+        with _as_scd(config):
+            await asyncio.to_thread(Gateway(Settings(config, file), patience=0).check)
 
 
 def refuse_accounts_in_slurm(config: Config) -> None:
@@ -125,23 +130,38 @@ def give_up_root(config: Config) -> str:
     if os.geteuid() != 0:
         _make_directories(config, None)
         return pwd.getpwuid(os.geteuid()).pw_name
+    account = _account_to_become(config)
+    _make_directories(config, account)
+    if account.pw_uid == 0:
+        log.warning("scd runs as root, since [server] user says so, and so do its jobs")
+        return account.pw_name
+    os.initgroups(account.pw_name, account.pw_gid)
+    os.setgid(account.pw_gid)
+    os.setuid(account.pw_uid)
+    os.environ["HOME"] = account.pw_dir
+    return account.pw_name
+
+
+def _account_to_become(config: Config) -> pwd.struct_passwd:
     wanted = config.server.user or "scd"
     try:
-        account = pwd.getpwnam(wanted)
+        return pwd.getpwnam(wanted)
     except KeyError:
         raise ConfigError(
             f"scd does not run as root, and there is no account {wanted!r} to become. "
             "Make it (useradd --system scd), set [server] user to another one, or start scd as a user"
         ) from None
-    _make_directories(config, account)
-    if account.pw_uid == 0:
-        log.warning("scd runs as root, since [server] user says so, and so do its jobs")
-        return wanted
-    os.initgroups(account.pw_name, account.pw_gid)
-    os.setgid(account.pw_gid)
-    os.setuid(account.pw_uid)
-    os.environ["HOME"] = account.pw_dir
-    return wanted
+
+
+@contextlib.contextmanager
+def _as_scd(config: Config) -> Iterator[None]:
+    """scd-launcher answers scd's account alone: root asks in its name."""
+    if os.geteuid() != 0:
+        yield
+        return
+    account = _account_to_become(config)
+    with acting_as(Account(account.pw_name, account.pw_uid, account.pw_gid)):
+        yield
 
 
 def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None:

@@ -95,11 +95,13 @@ class Runtimes:
         )
 
 
-async def ask(argv: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int | None, bytes, bytes]:
+async def ask(
+    argv: Sequence[str], env: Mapping[str, str] | None = None, fds: Sequence[int] = ()
+) -> tuple[int | None, bytes, bytes]:
     """Run a program to its end: exit status, output, errors. Raises TimeoutError; then nothing of it is left."""
     starting = asyncio.ensure_future(asyncio.create_subprocess_exec(
         *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env=env, start_new_session=True,
+        env=env, start_new_session=True, pass_fds=fds,
     ))  # fmt: skip
     try:
         process = await asyncio.shield(starting)  # asyncio itself would kill the program alone, not what it started

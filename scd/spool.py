@@ -243,12 +243,15 @@ def job_usage(directory: Path) -> int:
 
 
 def disk_usage(directory: Path, besides: str = "") -> int:
-    """Bytes that the files below a directory take on the disk, but for one of its own directories."""
+    """Bytes that what lies below a directory takes on the disk, but for one of its own directories.
+
+    Directories too: a million empty files take nothing but what their directories take.
+    """
     total = 0
     for parent, directories, files in os.walk(directory):
         if parent == str(directory) and besides in directories:
             directories.remove(besides)
-        for name in files:
+        for name in (*directories, *files):
             with contextlib.suppress(OSError):
                 total += os.lstat(os.path.join(parent, name)).st_blocks * 512
     return total

@@ -92,6 +92,7 @@ class Local(Section, frozen=True):
     network: Literal["none", "host"] = "none"
     readonly: tuple[str, ...] = ()
     processes: int = 4096
+    memory: Size = Size(0)
     on_stop: Literal["keep", "cancel"] = "keep"
     account: str = ""
     launcher: str = "/run/scd-launcher/launcher.sock"

@@ -110,6 +110,7 @@ class LocalExecutor:
                 for name, seen in session.observations.items():
                     if seen.pid is not None and seen.state is None:
                         running[name], pids[name] = seen, (session.user, seen.pid)
+            await asyncio.to_thread(self._launcher.tidy)
             figures = await asyncio.to_thread(self._launcher.sample, pids)
             for name, usage in figures.items():
                 running[name].usage = running[name].usage.merged(usage)

@@ -64,6 +64,9 @@ class Launcher(Protocol):
     def remove(self, directory: Path) -> None:
         """Remove a job's directory that was moved to staging. Raises OSError."""
 
+    def tidy(self) -> None:
+        """Remove what jobs that ended left outside of their directories."""
+
     def size(self, directory: Path) -> int:
         """Bytes that a job's directory takes on the disk. Raises OSError."""
 

@@ -4,11 +4,14 @@ Nothing that the daemon says is believed: accounts, runtimes and paths come from
 whose a directory is, from the file system.
 """
 
+import contextlib
 import json
 import os
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import psutil
 
 from ..config import Config
 from ..procfs import ProcessId, alive
@@ -16,19 +19,24 @@ from ..spool import Spool
 from . import accounting, frame, trial
 from .accounts import Account, Refused, become, find, owner
 from .base import START_DEADLINE, Work
+from .cage import Cage
+from .cgroup import Cgroups
 from .requests import Adopt, Alive, AnyRequest, Check, Empty, Size, Start, Usage
 from .sandbox import TEMPORARY
 from .shim import SPEC
-from .spec import SHIM_ENVIRONMENT, shim_argv, shim_spec
+from .spec import SHIM, SHIM_ENVIRONMENT, shim_argv, shim_spec
 
 
 class Ground(NamedTuple):
-    """What the launcher stands on: its configuration, the file that it is from, scd's account, root's directory."""
+    """What the launcher stands on: its configuration, the file that it is from, scd's account, root's directory,
+    the cgroups of jobs."""
 
     config: Config
     file: Path
     scd: Account
     place: Path
+    cgroups: Cgroups | None = None
+    limits: str = ""  # on the cgroups, in words
 
     @property
     def spool(self) -> Path:
@@ -39,10 +47,11 @@ class Ground(NamedTuple):
 
 
 def carry_out(ground: Ground, request: AnyRequest) -> Any:
-    """The reply's value. Raises Refused, and OSError. This process may be another account's afterwards."""
+    """The reply's value. Raises Refused, Gone and OSError. This process may be another account's afterwards."""
     match request:
         case Check():
             ground.account(request.account)
+            return ground.limits
         case Adopt():
             frame.give(ground.spool, request.job_hash, ground.account(request.account), ground.scd)
         case Start():
@@ -85,9 +94,12 @@ def _start(ground: Ground, request: Start, account: Account) -> None:
         work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, "")
         control, archives = (os.open(name, frame.STEP, dir_fd=fd) for name in (frame.CONTROL, frame.ARCHIVES))
         places = {str(directory.work): frame.identity(fd, frame.WORK), TEMPORARY: frame.identity(fd, frame.TMP)}
+        cgroup = ground.cgroups.make(request.job_hash) if ground.cgroups is not None else None
         spec = shim_spec(
-            ground.config, runtimes, found.sandboxes[chosen.name], work, daemon_uid=ground.scd.uid, places=places
-        )
+            ground.config, runtimes, found.sandboxes[chosen.name], work,
+            daemon_uid=ground.scd.uid, cgroup=cgroup, places=places,
+        )  # fmt: skip
+        Cage(spec["cgroup"]).enter()  # the account could not
         become(account)
     for place in (control, archives):
         if os.fstat(place).st_uid != account.uid:
@@ -112,13 +124,19 @@ def _create(name: str, flag: int, directory: int) -> int:
 
 
 def _usage(pids: tuple[int, ...], account: Account) -> list[dict[str, Any] | None]:
-    """A journal may name any pid: figures are given of the account's own processes alone."""
+    """A journal may name any pid: figures are given of the account's jobs alone."""
     figures = accounting.sample({str(pid): pid for pid in pids if pid > 1 and _is_own(pid, account)})
     return [figures.get(str(pid)) for pid in pids]  # type: ignore[misc]
 
 
 def _is_own(pid: int, account: Account) -> bool:
-    try:
-        return os.stat(f"/proc/{pid}").st_uid == account.uid
-    except OSError:
-        return False
+    """Whether it is the account's, and descends from one of its shims: what it runs besides is its own business."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.uids().real == account.uid:
+            return any(_is_shim(ancestor, account) for ancestor in process.parents())
+    return False
+
+
+def _is_shim(process: psutil.Process, account: Account) -> bool:
+    return process.uids().real == account.uid and process.cmdline()[: len(SHIM)] == SHIM

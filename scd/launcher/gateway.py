@@ -4,6 +4,7 @@ One connection a request. No answer is no answer: the launcher may be restarting
 """
 
 import asyncio
+import logging
 import os
 import socket
 import time
@@ -25,22 +26,27 @@ from .requests import MOST_BYTES, MOST_PIDS, Adopt, Alive, Check, Empty, Request
 
 # An account's first job waits for its runtimes to be tried; a large tree takes its time to be removed.
 _PATIENCE = 600.0
-_START_PATIENCE = 10.0  # for a launcher that starts together with scd
+START_PATIENCE = 10.0  # for a launcher that starts together with scd
 _RETRY = 0.2
 _GREETING = 1.0  # for a look at whether it is there
 
+log = logging.getLogger(__name__)
+
 
 class Gateway:
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, patience: float = START_PATIENCE):
+        """``patience`` in seconds with a launcher that does not answer the first time."""
         self._settings = settings
+        self._patience = patience
 
     def check(self) -> None:
         """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
-        deadline = time.monotonic() + _START_PATIENCE
+        deadline = time.monotonic() + self._patience
+        told: object = None
         for account in sorted(self._settings.config.accounts):
             while True:
                 try:
-                    self._ask(Check(account))
+                    told = self._ask(Check(account))
                     break
                 except ShimFailed as refusal:
                     raise ConfigError(f"scd-launcher: {refusal.message}") from None
@@ -49,9 +55,10 @@ class Gateway:
                         raise ConfigError(
                             f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
                             "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
-                            "this configuration; [local] launcher names its socket"
+                            "this configuration; [local] launcher names its socket. It answers only scd's account"
                         ) from None
                     time.sleep(_RETRY)
+        log.info("scd-launcher: %s", told)
 
     def trouble(self) -> str:
         try:
@@ -107,6 +114,9 @@ class Gateway:
                 else:
                     child.unlink()
         directory.rmdir()
+
+    def tidy(self) -> None:
+        """The launcher does that by itself."""
 
     def size(self, directory: Path) -> int:
         own = job_usage(directory)  # of what scd cannot look into it counts nothing

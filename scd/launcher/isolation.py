@@ -12,6 +12,7 @@ from ..config import Config, Runtime
 from ..errors import ConfigError
 from ..runtimes import BOOT, Runtimes, ask, command, job_environment
 from .sandbox import TEMPORARY, Sandbox, etc_files, is_below
+from .seccomp import opened, options
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +102,11 @@ async def _can_seal(bwrap: str) -> bool:
 async def _try(sandbox: Sandbox, runtime: Runtime, place: Path) -> None:
     """Start the runtime in the sandbox as a job would."""
     with tempfile.TemporaryDirectory(prefix="trial-", dir=place) as work:
-        argv = [*sandbox.argv(work, work), "--", *command(runtime, "scd.runner.probe", "--brief")]
+        probe = command(runtime, "scd.runner.probe", "--brief")
         try:
-            code, out, err = await ask(argv, {**job_environment(runtime, work), "TMPDIR": TEMPORARY})
+            with opened() as filters:
+                argv = [*sandbox.argv(work, work), *options(filters), "--", *probe]
+                code, out, err = await ask(argv, {**job_environment(runtime, work), "TMPDIR": TEMPORARY}, filters)
         except TimeoutError:
             raise ConfigError(f"runtime {runtime.name!r}: {runtime.python} does not answer in the sandbox") from None
     if code == 0 and out.strip():

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,13 @@ from ..procfs import ProcessId, alive
 from ..runtimes import Runtimes
 from ..spool import job_usage
 from .accounting import sample
-from .base import START_DEADLINE, ShimFailed, Work
+from .base import START_DEADLINE, LauncherDown, ShimFailed, Work
+from .cgroup import Cgroups, Gone, look
 from .sandbox import Sandbox
 from .shim import SPEC
 from .spec import SHIM_ENVIRONMENT, shim_argv, shim_spec
+
+log = logging.getLogger(__name__)
 
 
 class LocalLauncher:
@@ -25,9 +29,12 @@ class LocalLauncher:
         self._config = config
         self._runtimes = runtimes
         self._sandboxes = sandboxes
+        self._cgroups: Cgroups | None = None
 
     def check(self) -> None:
-        pass
+        local = self._config.local
+        self._cgroups, told = look(local.memory, local.processes)
+        log.log(logging.WARNING if local.memory and self._cgroups is None else logging.INFO, "%s", told)
 
     def trouble(self) -> str:
         return ""
@@ -61,8 +68,17 @@ class LocalLauncher:
     def size(self, directory: Path) -> int:
         return job_usage(directory)
 
+    def tidy(self) -> None:
+        if self._cgroups is not None:
+            self._cgroups.tidy()
+
     def _write_spec(self, work: Work) -> None:
+        """Raises LauncherDown while the place of cgroups is gone: no job runs without its limits."""
+        try:
+            cgroup = self._cgroups.make(work.job_hash) if self._cgroups is not None else None
+        except Gone as error:
+            raise LauncherDown(str(error)) from None
         chosen, _ = self._runtimes.get(work.runtime)
         sandbox = self._sandboxes.get(chosen.name)
-        spec = shim_spec(self._config, self._runtimes, sandbox, work, daemon_uid=os.geteuid())
+        spec = shim_spec(self._config, self._runtimes, sandbox, work, daemon_uid=os.geteuid(), cgroup=cgroup)
         (work.directory.control / SPEC).write_text(json.dumps(spec))

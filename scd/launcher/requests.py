@@ -31,7 +31,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class Check(Request, frozen=True, tag="check"):
-    """Whether jobs can run under an account: None."""
+    """Whether jobs can run under an account: a sentence on what limits there are."""
 
     account: str
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
 from ..procfs import kill_all, tree
+from .output import Output
+from .seccomp import opened, options
 
 # A runner that neither reads nor finishes a message within this time is taken for dead.
 _PATIENCE = 10.0
@@ -31,16 +33,19 @@ class RunnerProcess:
         self.channel.settimeout(_PATIENCE)
         runner = [*spec["runner"], str(theirs.fileno())]
         self._sandboxed = bool(spec["sandbox"])
-        with theirs, open(log, "ab") as output, contextlib.ExitStack() as stack:
+        self.output = Output(log)
+        with theirs, contextlib.ExitStack() as stack:
+            stack.callback(self.output.hand_over)
             inherited = [theirs.fileno()]
             if self._sandboxed:
                 info, end = os.pipe()
                 stack.callback(os.close, info)
                 told = stack.enter_context(open(end, "wb"))
-                inherited.append(end)
-                runner = [*spec["sandbox"], "--info-fd", str(end), "--", *runner]
+                filters = stack.enter_context(opened())
+                inherited += [end, *filters]
+                runner = [*spec["sandbox"], *options(filters), "--info-fd", str(end), "--", *runner]
             self._process = subprocess.Popen(
-                runner, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=inherited,
+                runner, stdin=subprocess.DEVNULL, stdout=self.output.end, stderr=self.output.end, pass_fds=inherited,
                 env={"TMPDIR": temporary, **spec["env"]}, cwd=spec["root"], start_new_session=True,
             )  # fmt: skip
             self.pid = self._process.pid
@@ -60,6 +65,7 @@ class RunnerProcess:
     def watch(self, selector: selectors.BaseSelector) -> None:
         selector.register(self.channel, selectors.EVENT_READ, self)
         selector.register(self.pidfd, selectors.EVENT_READ, self)
+        selector.register(self.output.source, selectors.EVENT_READ, self)
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> None:
         """Raises ChannelBroken."""
@@ -69,6 +75,10 @@ class RunnerProcess:
         """The next message and its descriptors, which the caller closes. Raises ChannelBroken."""
         return receive(self.channel)
 
+    def take_output(self, selector: selectors.BaseSelector) -> None:
+        if not self.output.take() and self.output.source in selector.get_map():
+            selector.unregister(self.output.source)  # nobody is left who could print
+
     def has_message(self) -> bool:
         readable, _, _ = select.select([self.channel], [], [], 0)
         return bool(readable)
@@ -77,6 +87,8 @@ class RunnerProcess:
         """End it with all that it started; its exit status, negative for a signal that was not ours."""
         selector.unregister(self.channel)
         selector.unregister(self.pidfd)
+        if self.output.source in selector.get_map():
+            selector.unregister(self.output.source)
         self.channel.close()
         os.close(self.pidfd)
         status = self._process.poll()
@@ -85,6 +97,7 @@ class RunnerProcess:
         if status is None:
             status = self._process.wait()
         _reap_all()
+        self.output.close()
         return _SIGNALLED - status if self._sandboxed and status > _SIGNALLED else status
 
 

@@ -27,12 +27,14 @@ from ..procfs import hide_from_equals
 from ..systemd import notify
 from . import trial
 from .accounts import Account, Refused, find
+from .cgroup import Gone, look
 from .duties import Ground, carry_out
 from .requests import MOST_BYTES, Reply, decode, encode
 
 _MOST_CHILDREN = 32
 _PATIENCE = 10.0  # for a request to come
 _CHILD_DEADLINE = 600
+_TIDY = 30.0
 _OTHERS_WRITE = 0o022
 
 
@@ -88,7 +90,9 @@ def make_ready(file: Path) -> Ground:
             find(account, config, scd)
         except Refused as refusal:  # the others' jobs run
             print(f"scd-launcher: {refusal}", file=sys.stderr, flush=True)
-    return Ground(_without_hashes(config), file, scd, place)
+    cgroups, limits = look(config.local.memory, config.local.processes)
+    print(f"scd-launcher: {limits}", file=sys.stderr, flush=True)
+    return Ground(_without_hashes(config), file, scd, place, cgroups, limits)
 
 
 def serve(ground: Ground) -> None:
@@ -111,10 +115,12 @@ def serve(ground: Ground) -> None:
         notify("READY=1")
         while not stopping:
             sources: list[int] = [woken, *([listener.fileno()] if len(children) < _MOST_CHILDREN else [])]
-            ready, _, _ = select.select(sources, [], [])
+            ready, _, _ = select.select(sources, [], [], _TIDY)
             if woken in ready:
                 os.read(woken, 4096)
             _reap(children)
+            if ground.cgroups is not None:
+                ground.cgroups.tidy()
             if listener.fileno() in ready:
                 _accept(listener, ground, children)
     notify("STOPPING=1")
@@ -179,6 +185,9 @@ def _answer(connection: socket.socket, ground: Ground) -> None:
         reply = Reply(error=str(error))
     except OSError as error:
         reply = Reply(error=f"scd-launcher: {error}")
+    except Gone as error:  # no answer: the daemon asks again, until somebody has mended it
+        print(f"scd-launcher: {error}", file=sys.stderr, flush=True)
+        return
     if reply.error:
         print(f"scd-launcher: refused: {' '.join(reply.error.split())}", file=sys.stderr, flush=True)
     connection.sendall(encode(reply))

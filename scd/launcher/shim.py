@@ -30,10 +30,12 @@ from typing import Any
 from ..channel import ChannelBroken, Message
 from ..procfs import become_subreaper, descends, identify, kill_all, tree
 from .attempts import Attempt, Leftovers
+from .cage import Cage
 from .entrance import SOCKET, Entrance, take_lock
 from .journal import Journal, read
-from .remains import end_orphans, end_runner, own_process
-from .results import discard, open_archive, publish
+from .questions import Questions
+from .remains import end_orphans, end_runner, own_process, reap
+from .results import discard, keep, open_archive
 from .runner import RunnerProcess
 
 SPEC = "shim.json"
@@ -52,6 +54,9 @@ class Shim:
         self.control = control
         self.spec: dict[str, Any] = json.loads((control / SPEC).read_text())
         self.archives = archives or Path(self.spec["archives"])
+        self.cage = Cage(self.spec["cgroup"])
+        if not self.spec["shared"]:  # the launcher has put it there, where it is root that may
+            self.cage.enter()
         self.selector = selectors.DefaultSelector()
         self.attempts: dict[str, Attempt] = {}
         self.deferred: list[Attempt] = []  # accepted, but that is not on the disk yet: a full one makes them wait
@@ -59,7 +64,6 @@ class Shim:
         self.seen: set[str] = set()
         self.kills: list[tuple[float, str]] = []
         self.runner: RunnerProcess | None = None
-        self.replies: dict[str, tuple[socket.socket, str | None]] = {}
         self.closing = False
         os.umask(0o027 if self.spec["shared"] else 0o077)  # shared: a daemon of another account reads as the group
         self.lock = take_lock(control)
@@ -70,6 +74,7 @@ class Shim:
         if archives is not None:
             self.temporary = str(control / ".." / os.path.basename(self.temporary))
         self.entrance = Entrance(control, self.spec["daemon_uid"], self.selector, shared=self.spec["shared"])
+        self.questions = Questions(self.archives, self.entrance)
 
     def run(self) -> None:
         self._take_over()
@@ -83,7 +88,7 @@ class Shim:
             for key, _ in self.selector.select(self._next_timer()):
                 self._serve(key.fileobj, key.data)
             self._write_pending()
-            self._reap()
+            reap(besides=self.runner.child if self.runner is not None else None)
             self._kill_overdue()
         if self.runner is not None:
             self.runner.stop(self.selector)
@@ -104,6 +109,8 @@ class Shim:
             return
         elif ready is runner.channel:
             self._hear_runner(runner)
+        elif ready == runner.output.source:
+            runner.take_output(self.selector)
         else:
             while self.runner is runner and runner.has_message():  # what it said before it died still counts
                 self._hear_runner(runner)
@@ -185,21 +192,16 @@ class Shim:
 
     def _end(self, attempt: Attempt, message: Message, *, lost: bool = False) -> None:
         archive = None
+        if message.get("state", "error") == "error" and (shortage := self.cage.shortage()):
+            message = {**message, "reason": shortage}
         try:
-            archive = self._keep(attempt.archive, message)
+            archive = keep(self.archives, attempt.archive, message)
         except OSError as error:  # a success whose results nobody can have is none
             discard(self.archives, attempt.archive)
             reason = f"its results could not be kept: {error.strerror}"
             message = {**message, "state": "error", "reason": reason}
             message.pop("plan", None)
         self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message, lost=lost))
-
-    def _keep(self, name: str, message: Message) -> str | None:
-        """An archive that the runner finished, published; None for any other. Raises OSError."""
-        if message.get("archived"):
-            return publish(self.archives, name)
-        discard(self.archives, name)
-        return None
 
     # -- the runner's side
 
@@ -247,7 +249,7 @@ class Shim:
                 outcome = {"state": "error", "reason": reason, "archived": message.get("archived")}
                 self._end(attempt, outcome, lost=True)
             case "reply":
-                self._answer(str(message["id"]), message)
+                self.questions.answer(str(message["id"]), message)
 
     def _lose_runner(self) -> None:
         """The runner is gone: so is all that lived in it."""
@@ -261,8 +263,7 @@ class Shim:
         waiting = {attempt.name: attempt for attempt in self.deferred}
         self.lost = {name: (attempt, reason) for name, attempt in self.attempts.items() if name not in waiting}
         self.attempts = waiting
-        for request in list(self.replies):
-            self._answer(request, {"error": reason})
+        self.questions.answer_all({"error": reason})
         self._salvage_lost()
 
     def _salvage_lost(self) -> None:
@@ -279,27 +280,14 @@ class Shim:
     # -- questions about a node that runs
 
     def _ask(self, order: Message, connection: socket.socket) -> None:
-        request = str(order["id"])
-        file = f"snapshot-{request}.tar.gz" if order["op"] == "snapshot" else None
-        self.replies[request] = (connection, file)
+        file = self.questions.take(order, connection)
         try:
             if file is None:
                 self._to_runner(order)
             else:
                 self._to_runner_with_archive(order, file)
         except OSError as error:
-            self._answer(request, {"error": str(error)})
-
-    def _answer(self, request: str, message: Message) -> None:
-        connection, file = self.replies.pop(request, (None, None))
-        if connection is None:
-            return
-        if file is not None:
-            try:
-                message = {**message, "file": self._keep(file, message)}
-            except OSError as error:
-                message = {"error": str(error)}
-        self.entrance.tell(connection, {**message, "id": request})
+            self.questions.answer(str(order["id"]), {"error": str(error)})
 
     # -- ending nodes
 
@@ -340,17 +328,6 @@ class Shim:
     def _next_timer(self) -> float:
         wake = _RETRY if self.journal.pending else _WAKE
         return max(0.0, min(self.kills[0][0] - time.monotonic(), wake)) if self.kills else wake
-
-    def _reap(self) -> None:
-        """Orphans of the job end up here; the runner itself is waited for by its Popen."""
-        while True:
-            try:
-                result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if result is None or (self.runner is not None and result.si_pid == self.runner.child):
-                return
-            os.waitpid(result.si_pid, 0)
 
 
 def _pinned(control: int, archives: int) -> tuple[Path, Path]:

@@ -14,17 +14,18 @@ from .batch import TEMPORARY_MARK
 from .sandbox import TEMPORARY, Sandbox
 
 SHIM_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
+SHIM = [sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim"]
 
 
 def shim_argv(work: Work) -> list[str]:
-    return [sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim", str(work.directory.control)]
+    return [*SHIM, str(work.directory.control)]
 
 
 def shim_spec(
     config: Config, runtimes: Runtimes, sandbox: Sandbox | None, work: Work,
-    *, daemon_uid: int, places: Mapping[str, tuple[int, int]] | None = None,
+    *, daemon_uid: int, cgroup: Path | None, places: Mapping[str, tuple[int, int]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The content of ``shim.json``.
+    """The content of ``shim.json``. The shim has a ``cgroup`` of its own, or none.
 
     ``places`` if the shim has an account of its own: by their paths in the sandbox the device and the inode of what
     must be there. The daemon could have renamed something before the sandbox was made.
@@ -43,6 +44,7 @@ def shim_spec(
         "archives": str(directory.archives),
         "daemon_uid": daemon_uid,
         "shared": places is not None,
+        "cgroup": str(cgroup or ""),
     }  # fmt: skip
 
 

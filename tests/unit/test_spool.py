@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from scd.spool import Spool
+from scd.spool import Spool, disk_usage
 
 HASH = "ab" + "0" * 30
 
@@ -155,3 +155,14 @@ def test_a_jobs_size_is_what_it_takes_on_the_disk(spool: Spool) -> None:
     with open(spool.job(HASH).work / "hole", "wb") as file:
         file.truncate(2**30)
     assert 2**20 <= spool.size(HASH) - empty < 2**20 + 2**16
+
+
+def test_many_empty_files_take_what_their_directories_take(tmp_path: Path) -> None:
+    crowded = tmp_path / "work" / "crowded"
+    crowded.mkdir(parents=True)
+    for number in range(500):
+        (crowded / f"{'name' * 40}{number}").touch()
+    if not (taken := crowded.stat().st_blocks * 512):
+        pytest.skip("on this file system directories take nothing")
+    assert disk_usage(tmp_path) >= taken
+    assert disk_usage(tmp_path, besides="work") < taken
