@@ -208,7 +208,7 @@ def start_request(**changes: object) -> bytes:
 
 def test_only_scd_is_answered(gateway: Gateway) -> None:
     check = json.dumps({"request": "check", "account": ALICE}).encode()
-    assert gateway.ask(check) == b"{}"
+    assert json.loads(gateway.ask(check)).keys() == {"value"}
     for account in (ALICE, NOBODYS):
         assert gateway.ask(check, account) == b""
     gateway.socket.chmod(0o666)  # were it open to all, the kernel's word for the caller would still count
@@ -391,7 +391,10 @@ def test_figures_are_given_of_the_accounts_own_processes(gateway: Gateway) -> No
     pid = gateway.pid_of(victim, "started")
     ask = {"request": "usage", "account": ALICE, "pids": [pid, 1, gateway.pid, 0]}
     assert json.loads(gateway.ask(json.dumps(ask).encode())) == {"value": [None] * 4}
-    mine = json.loads(gateway.ask(json.dumps({**ask, "account": BOB}).encode()))["value"]
+    with subprocess.Popen([*as_account(BOB), "sleep", "60"]) as login:  # his too, and no job
+        ask["pids"] = [pid, 1, gateway.pid, login.pid]
+        mine = json.loads(gateway.ask(json.dumps({**ask, "account": BOB}).encode()))["value"]
+        login.kill()
     assert mine[0] is not None
     assert mine[1:] == [None] * 3
     gateway.post("/cancel_job/", {"job_hash": victim, **who("bob")})
@@ -414,6 +417,35 @@ def test_without_a_launcher_scd_does_not_start(somewhere: Path) -> None:
     text = refusal(Gateway(somewhere / "alone"), "scd.daemon")
     assert "jobs have accounts of their own, and scd-launcher cannot be asked" in text
     assert "systemctl enable --now scd-launcher" in text
+
+
+def check_config(gateway: Gateway) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*passage(gateway.directory), sys.executable, "-m", "scd.daemon", "-c", str(gateway.file), "--check-config"],
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_check_config_asks_the_launcher(gateway: Gateway) -> None:
+    """As root; the launcher answers scd alone."""
+    done = check_config(gateway)
+    assert (done.returncode, done.stdout) == (0, "The configuration is good.\n"), done.stderr
+    assert "scd-launcher: jobs have " in done.stderr or "scd-launcher: each job has " in done.stderr
+    text = gateway.file.read_text()
+    gateway.file.write_text(f'{text}[users.late]\npassword_hash = "$argon2id$x"\naccount = "{NOBODYS}"\n')
+    try:
+        done = check_config(gateway)
+    finally:
+        gateway.file.write_text(text)
+    assert done.returncode == 78
+    assert f"no user has the account '{NOBODYS}' in the configuration that scd-launcher has read" in done.stderr
+    assert "Restart scd-launcher" in done.stderr
+
+
+def test_check_config_misses_a_launcher_that_is_not_there(somewhere: Path) -> None:
+    done = check_config(Gateway(somewhere / "unlaunched"))
+    assert done.returncode == 78
+    assert "scd-launcher cannot be asked" in done.stderr
 
 
 def test_a_configuration_that_others_can_write_is_refused(somewhere: Path) -> None:

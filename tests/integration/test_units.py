@@ -39,6 +39,23 @@ def test_the_service_is_hardened() -> None:
     assert float(score[1]) <= 3.0, "exposed more than it need be"
 
 
+def test_the_profile_for_bubblewrap_is_one() -> None:
+    """Read by AppArmor's own parser. Version 3 has neither its abi nor the rule that it is for: it reads the rest."""
+    parser = shutil.which("apparmor_parser")
+    if parser is None:
+        pytest.skip("apparmor_parser is not installed (Debian: apt-get install apparmor)")
+    text = (UNITS.parent / "etc" / "apparmor-bwrap").read_text()
+    told = subprocess.run([parser, "--version"], capture_output=True, text=True).stdout
+    if int(re.findall(r"version (\d+)", told)[0]) < 4:
+        text = text.replace("abi <abi/4.0>,", "abi <abi/3.0>,").replace("\n  userns,\n", "\n")
+    compile_ = [parser, "--skip-kernel-load", "--skip-cache", "--stdout"]
+    done = subprocess.run(compile_, input=text.encode(), capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"bwrap" in done.stdout
+    wrong = subprocess.run(compile_, input=text.replace("flags=", "flaps=").encode(), capture_output=True)
+    assert wrong.returncode, "the parser takes anything"
+
+
 def test_jobs_survive_a_restart_of_the_service() -> None:
     text = (UNITS / "scd.service").read_text()
     for line in ("KillMode=process", "RuntimeDirectoryPreserve=yes", "Type=notify"):
