@@ -12,9 +12,8 @@ import tempfile
 from pathlib import Path
 
 from . import __version__
-from .auth import Passwords
 from .board import Board
-from .config import DEFAULT_FILE, Config, load, render
+from .config import DEFAULT_FILE, Config, is_loopback, load, render
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .intake import Intake
@@ -28,11 +27,13 @@ from .observe import set_up
 from .recovery import recover
 from .runtimes import Runtimes
 from .scheduler import Scheduler
+from .sealing import Sealing
 from .spool import Spool
 from .store import Database, JobStore, UsageStore
 from .systemd import listen_fds
 from .web.api import Services
 from .web.app import build
+from .web.login import Login
 from .web.progress import Progress
 from .web.server import Server, bind
 
@@ -76,6 +77,7 @@ def main() -> None:
 
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
+    Login(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
 
@@ -136,6 +138,7 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
 
 async def serve(config: Config, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
+    login = Login(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
         runtimes = await Runtimes.probe(config)
@@ -149,7 +152,8 @@ async def serve(config: Config, file: Path, account: str) -> None:
         )
         store, board = JobStore(database), Board()
         scheduler = Scheduler(config, store, board)
-        executor = LocalExecutor(spool, launcher, scheduler.wake)
+        sealing = Sealing(store, spool, launcher)
+        executor = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
         scheduler.use(executor)
         stack.push_async_callback(executor.close)
         janitor = Janitor(config, store, spool, board)
@@ -157,8 +161,8 @@ async def serve(config: Config, file: Path, account: str) -> None:
         limit, floor = config.server.max_upload, config.paths.min_free
         services = Services(
             config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
-            board=board, runtimes=runtimes, auth=Passwords(config.users, required=config.auth_required),
-            intake=Intake(spool, store, scheduler, runtimes, limit, floor), janitor=janitor, progress=progress,
+            board=board, runtimes=runtimes, login=login,
+            intake=Intake(spool, store, scheduler, sealing, runtimes, limit, floor), janitor=janitor, progress=progress,
             terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
         )  # fmt: skip
 
@@ -166,12 +170,13 @@ async def serve(config: Config, file: Path, account: str) -> None:
             if config.local.on_stop == "cancel":
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
+        warn_of_plain_http(config)
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
         server = Server(build(services), config, progress, banner, last_duty)
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
-        for duty in (scheduler.run(), janitor.run()):
+        for duty in (scheduler.run(), janitor.run(), sealing.run()):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
             stack.push_async_callback(_end, task)
@@ -179,6 +184,18 @@ async def serve(config: Config, file: Path, account: str) -> None:
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
     log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
+
+
+def warn_of_plain_http(config: Config) -> None:
+    """Say at start what becomes of passwords that come to an address where others could read them."""
+    plain = [f"{host}:{port}" for host, port in config.tcp_addresses if not is_loopback(host)]
+    if plain and (config.users or config.auth.has_directory):
+        what = (
+            "and [auth] plain_http lets passwords travel there for everybody to read"
+            if config.auth.plain_http
+            else "where no password is taken over plain HTTP but from this machine: put TLS in front"
+        )
+        log.warning("scd listens on %s, %s", ", ".join(plain), what)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

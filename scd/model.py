@@ -75,6 +75,8 @@ class Job(msgspec.Struct, frozen=True):
     plan: bytes | None
     retries: int = 0  # of this generation's preparation
     disk_bytes: int | None = None  # of an ended job, once measured
+    public_key: str = ""  # the owner's, to which its files are encrypted at the end
+    sealed: bool = False  # they are
 
     def decoded_plan(self) -> Plan | None:
         return msgspec.json.decode(self.plan, type=Plan) if self.plan else None

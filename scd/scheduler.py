@@ -197,6 +197,7 @@ class Scheduler:
                 attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
                 await self._store.start_attempt(db, name, seen.started)
                 if attempt.key != PREPARE:
+                    live.recorded.pop(attempt.key, None)
                     await self._move_node(db, live, attempt.key, NodeState.RUNNING, "", orders)
             if seen.state is not None:
                 await self._end_attempt(db, live, attempt, seen, orders)
@@ -205,8 +206,9 @@ class Scheduler:
         self, db: aiosqlite.Connection, live: LiveJob, attempt: Attempt, seen: Observation, orders: Orders
     ) -> None:
         state, reason = live.outcome(attempt.key, seen)
+        recorded = live.on_record(attempt, seen, reason)
         ended = msgspec.structs.replace(
-            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=reason,
+            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=recorded,
             exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
             peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
         )  # fmt: skip
@@ -215,9 +217,10 @@ class Scheduler:
         if not await self._store.end_attempt(db, ended):
             return
         if attempt.key == PREPARE:
-            await self._prepared(db, live, seen, orders)
+            await self._prepared(db, live, seen, recorded, orders)
         else:
             live.elapsed[attempt.key] = seen.elapsed
+            live.recorded[attempt.key] = recorded
             await self._move_node(db, live, attempt.key, state, reason, orders)
             await self._retry(db, live, attempt.key, seen, orders)
 
@@ -232,7 +235,9 @@ class Scheduler:
             live.retry(key)
             orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} pending again {seen.reason}")
 
-    async def _prepared(self, db: aiosqlite.Connection, live: LiveJob, seen: Observation, orders: Orders) -> None:
+    async def _prepared(
+        self, db: aiosqlite.Connection, live: LiveJob, seen: Observation, recorded: str, orders: Orders
+    ) -> None:
         if live.job.cancel_reason is not None:
             return
         if seen.lost and live.job.retries < self._config.dispatch.retries:
@@ -242,7 +247,7 @@ class Scheduler:
             return
         if seen.state is not NodeState.SUCCESS or seen.plan is None or seen.raw_plan is None:
             state = JobState.REJECTED if seen.refused else JobState.FAILED
-            await self._end_job(db, live, state, seen.reason or "The job could not be prepared.", orders)
+            await self._end_job(db, live, state, seen.reason or "The job could not be prepared.", orders, recorded)
             return
         plan = seen.plan
         await self._store.set_plan(db, live.job_hash, seen.raw_plan, plan.nodes, self._cores(plan))
@@ -282,7 +287,9 @@ class Scheduler:
         if live.attempts or live.ready():
             return
         if (state := live.verdict()) is not None:
-            await self._end_job(db, live, state, "" if state is JobState.COMPLETED else live.failures(), orders)
+            well = state is JobState.COMPLETED
+            told, recorded = ("", "") if well else (live.failures(), live.failures(recorded=True))
+            await self._end_job(db, live, state, told, orders, recorded)
 
     async def _prepare(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
         if not await self._move_job(db, live, JobState.PREPARING, "", orders):
@@ -314,23 +321,26 @@ class Scheduler:
     async def _move_node(
         self, db: aiosqlite.Connection, live: LiveJob, key: NodeKey, state: NodeState, reason: str, orders: Orders
     ) -> None:
-        if await self._store.move_node(db, live.job_hash, key, state, reason):
+        recorded = live.recorded.get(key, reason)
+        if await self._store.move_node(db, live.job_hash, key, state, recorded):
             live.change_node(key, state, reason)
-            orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} {state} {reason}".rstrip())
+            orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} {state} {recorded}".rstrip())
 
     async def _move_job(
-        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders
+        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders, recorded: str = ""
     ) -> bool:
-        if not await self._store.move(db, live.job_hash, state, reason):
+        recorded = recorded or reason
+        if not await self._store.move(db, live.job_hash, state, recorded):
             return False
         live.change_job(state, reason)
-        orders.log.append(f"job={live.job_hash} user={live.job.user or '-'} {state} {reason}".rstrip())
+        orders.log.append(f"job={live.job_hash} user={live.job.user or '-'} {state} {recorded}".rstrip())
         return True
 
     async def _end_job(
-        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders
+        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders, recorded: str = ""
     ) -> None:
-        if await self._move_job(db, live, state, reason, orders):
+        """``reason`` is for whoever watches, ``recorded`` what may be written down of it, if that is less."""
+        if await self._move_job(db, live, state, reason, orders, recorded):
             orders.ended.append(live)
 
     async def _carry_out(self, orders: Orders) -> None:

@@ -10,6 +10,7 @@ from ..config import Config
 from ..durable import open_plain
 from ..errors import NoResults, NotRunning, UnknownJob
 from ..model import Node, NodeKey
+from ..sealed import sealed
 from ..spool import Spool
 from ..store import JobStore
 from .daemon import ask
@@ -79,6 +80,10 @@ async def _archived(config: Config, store: JobStore, node: Node) -> str:
     path = Spool(Path(config.paths.spool)).job(node.job_hash).archives / archive
     try:
         data = await asyncio.to_thread(_read, path, f"sc_{node.step}_{node.index}.log")
+    except FileNotFoundError:
+        if not await asyncio.to_thread(sealed(path).exists):
+            raise
+        return "(it is encrypted to the key of the job's owner)\n"
     except PermissionError:
         raise NotAllowed(f"{path} cannot be read by this account. Use root's or scd's.") from None
     return "(it wrote no log)\n" if data is None else data.decode(errors="replace")

@@ -13,6 +13,7 @@ from ..states import JobState, NodeState
 from . import cache
 from .cancel import cancel
 from .jobs import JOB_COLUMNS, NODE_COLUMNS, jobs, nodes
+from .keygen import keygen
 from .log import log
 from .password import hash_password
 from .show import show
@@ -64,6 +65,10 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("hash-password", help="make a password_hash of a password read from standard input")
     verb.set_defaults(run=hash_password)
+
+    verb = verbs.add_parser("keygen", help="make a pair of keys for a user, and say what to do with them")
+    verb.add_argument("file", metavar="FILE", type=Path, nargs="?", default=Path("scd-key"), help="default: scd-key")
+    verb.set_defaults(run=keygen)
     return parser
 
 

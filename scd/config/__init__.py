@@ -7,8 +7,10 @@ from .sections import (
     Auth,
     Config,
     Duration,
+    Ldap,
     Limits,
     Local,
+    Pam,
     Paths,
     Runtime,
     Server,
@@ -19,6 +21,6 @@ from .sections import (
 )
 
 __all__ = [
-    "ACCOUNT", "DEFAULT_FILE", "Auth", "Config", "Duration", "Limits", "Local", "Paths", "Runtime", "Server", "Size",
-    "User", "files_of", "is_loopback", "load", "render", "split_address",
+    "ACCOUNT", "DEFAULT_FILE", "Auth", "Config", "Duration", "Ldap", "Limits", "Local", "Pam", "Paths", "Runtime",
+    "Server", "Size", "User", "files_of", "is_loopback", "load", "render", "split_address",
 ]  # fmt: skip

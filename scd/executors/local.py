@@ -14,7 +14,7 @@ from ..spool import JobDirectory, Spool
 from ..states import NodeState
 from .base import Observation, Spec
 from .records import snapshot_name
-from .session import Message, Session, Wake
+from .session import MakeReady, Message, Session, Wake
 
 _GRACE = 2.5  # seconds between TERM and KILL: a cancel is over within 5
 _GOODBYE = 5.0
@@ -24,7 +24,8 @@ _SAMPLE_INTERVAL = 1.0
 class LocalExecutor:
     name = "local"
 
-    def __init__(self, spool: Spool, launcher: Launcher, wake: Wake):
+    def __init__(self, spool: Spool, launcher: Launcher, wake: Wake, make_ready: MakeReady):
+        self._make_ready = make_ready
         self._spool = spool
         self._launcher = launcher
         self._wake = wake
@@ -35,7 +36,7 @@ class LocalExecutor:
     async def submit(self, spec: Spec) -> str:
         session = self._sessions.get(spec.job_hash)
         if session is None:
-            session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake)
+            session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake, self._make_ready)
             self._sessions[spec.job_hash] = session
         session.order(_order(spec, session.directory), spec.name)
         if self._sampler is None:
@@ -111,6 +112,7 @@ def _order(spec: Spec, directory: JobDirectory) -> Message:
     if spec.key is None:
         order |= {"op": "prepare", "manifest": str(directory.manifest(spec.generation))}
         if spec.unpack:
-            order["import"] = str(directory.import_archive)
+            rebuilt = directory.rebuilt_import(spec.generation)
+            order["import"] = str(rebuilt if spec.rebuilt else directory.import_archive)
         return order
     return order | {"op": "node", "step": spec.key.step, "index": spec.key.index, "ancestors": spec.ancestors}

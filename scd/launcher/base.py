@@ -61,6 +61,9 @@ class Launcher(Protocol):
     def remove(self, directory: Path) -> None:
         """Remove a job's directory that was moved to staging. Raises OSError."""
 
+    def wipe(self, directory: JobDirectory) -> None:
+        """Remove the tree of a job that has no shim any more, and its own words from ``control``. Raises OSError."""
+
     def size(self, directory: Path) -> int:
         """Bytes that a job's directory takes on the disk. Raises OSError."""
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -13,10 +12,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from .. import __version__, limits, manifest
-from ..auth import Passwords
+from ..auth import Identity, private_key
 from ..board import Board, JobView
 from ..config import Config
-from ..durable import open_plain
 from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, UnknownJob
 from ..executors.base import Executor
 from ..intake import Intake, digest
@@ -24,11 +22,13 @@ from ..janitor import Janitor
 from ..model import Job, NodeKey, Tombstone, Usage
 from ..runtimes import Runtimes
 from ..scheduler import Scheduler
+from ..sealed import open_either, size_of
 from ..spool import Spool
 from ..store import JobStore, UsageStore
 from ..units import format_size
 from .answers import JsonAnswer
 from .held import Held
+from .login import Login, client_address
 from .multipart import Event, PartBegin, PartEnd, events
 from .progress import Progress, ended, running
 from .schemas import body, check_hash, decode_submission, required_hash
@@ -49,7 +49,7 @@ class Services(msgspec.Struct):
     executor: Executor
     board: Board
     runtimes: Runtimes
-    auth: Passwords
+    login: Login
     intake: Intake
     janitor: Janitor
     progress: Progress
@@ -60,7 +60,7 @@ class Services(msgspec.Struct):
 class Asked(NamedTuple):
     """A submission, but for its manifest and its import."""
 
-    user: str
+    owner: Identity
     manifest: manifest.Manifest
     resumed: str | None  # the job that it resumes, if there is no import
     fingerprint: str
@@ -98,7 +98,7 @@ class Api:
         if (pause := config.server.pre_upload) is not None:
             answer["pre_upload"] = {"message": pause.message, "delay": float(pause.delay)}
         if asked.username or asked.key:
-            user = await self._s.auth.authenticate(asked.username, asked.key)
+            user = (await self._s.login(request, asked)).user
             if user:
                 allowed = config.limits_of(user)
                 answer["user_info"] = limits.left(allowed, await self._used(user))
@@ -126,7 +126,7 @@ class Api:
         try:
             await self._take_params(parts, held)
             async with self._large if held.is_large else contextlib.nullcontext():
-                asked = await self._understand(held)
+                asked = await self._understand(request, held)
             job_hash = await self._submit(asked, held, parts, int(announced) if announced.isdigit() else 0)
         finally:
             held.close()
@@ -135,21 +135,22 @@ class Api:
         answer = {"message": f"Job {job_hash} is queued.", "interval": config.server.progress_interval}
         return JsonAnswer({**answer, "job_hash": job_hash})
 
-    async def _understand(self, held: Held) -> Asked:
+    async def _understand(self, request: Request, held: Held) -> Asked:
         """Who asks for what. ``held`` is the manifest alone then; only here all of it is in memory."""
         submission = await asyncio.to_thread(decode_submission, await held.read())
-        user = await self._s.auth.authenticate(submission.params.username, submission.params.key)
+        owner = await self._s.login(request, submission.params)
         found = await asyncio.to_thread(manifest.decode, submission.cfg)
         if "slurm" in found.schedulers:
             raise BadRequest("This server has no Slurm cluster. Unset option,scheduler,name and submit again.")
         resumed = submission.params.job_hash
-        fingerprint = await asyncio.to_thread(digest, user, resumed, submission.cfg)
+        fingerprint = await asyncio.to_thread(digest, owner.user, resumed, submission.cfg)
         await held.replace(submission.cfg)
-        return Asked(user, found, resumed, fingerprint)
+        return Asked(owner, found, resumed, fingerprint)
 
     async def _submit(self, asked: Asked, held: Held, parts: AsyncIterator[Event], announced: int) -> str:
         """The hash of the job that is made, resumed, or was made by the request that this one repeats."""
-        user, found, resumed, fingerprint = asked
+        owner, found, resumed, fingerprint = asked
+        user = owner.user
         head = await self._import_head(parts)
         if head == b"":  # the client's file is at its end: it repeats a request that was not answered in time
             return await self._s.intake.retried(user, fingerprint)
@@ -158,9 +159,9 @@ class Api:
         if head is None:
             if resumed is None:
                 raise BadRequest("The part import is missing, and no job_hash says which job to resume.")
-            return await self._s.intake.resume(resumed, user, fingerprint, found, held.write_to)
+            return await self._s.intake.resume(resumed, owner, fingerprint, found, held.write_to)
         await asyncio.to_thread(self._s.intake.check_space, announced)
-        return await self._s.intake.new(user, fingerprint, found, held.write_to, _part_data(head, parts))
+        return await self._s.intake.new(owner, fingerprint, found, held.write_to, _part_data(head, parts))
 
     async def _take_params(self, parts: AsyncIterator[Event], held: Held) -> None:
         most = self._s.config.server.max_manifest
@@ -194,18 +195,17 @@ class Api:
 
     async def check_progress(self, request: Request) -> Response:
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
+        user = (await self._s.login(request, asked)).user
         job_hash = required_hash(asked)
         job = await self._owned(job_hash, user)
-        client = request.client.host if request.client else ""
-        answer = await self._s.progress.watch(job_hash, client)
+        answer = await self._s.progress.watch(job_hash, client_address(request))
         if answer is None:
             answer = ended(job.state, job.reason) if job.state.ended else running(self._waiting(job))
         return JsonAnswer(answer)
 
     async def cancel_job(self, request: Request) -> Response:
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
+        user = (await self._s.login(request, asked)).user
         job = await self._owned(required_hash(asked), user)
         if job.state.ended or not await self._s.scheduler.cancel(job.job_hash, f"by {user or 'the user'}"):
             current = await self._owned(job.job_hash, user)
@@ -214,7 +214,7 @@ class Api:
 
     async def delete_job(self, request: Request) -> Response:
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
+        user = (await self._s.login(request, asked)).user
         job = await self._owned(required_hash(asked), user)
         if isinstance(job, Tombstone):
             raise UnknownJob(f"Job {job.job_hash} was deleted before.")
@@ -230,17 +230,18 @@ class Api:
             raise NoResults("Results are at /get_results/<job_hash>.tar.gz.")
         job_hash = check_hash(name.removesuffix(_RESULT_SUFFIX))
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
+        owner = await self._s.login(request, asked)
+        user = owner.user
         job = await self._owned(job_hash, user)
         if isinstance(job, Tombstone):
             raise NoResults(f"Job {job_hash} was deleted.")
         self._s.janitor.fetched(job_hash)
         path, temporary = await self._archive(job_hash, asked.node)
         try:
-            file = open(await asyncio.to_thread(open_plain, path), "rb")  # noqa: SIM115, ASYNC230 - closed by _send
+            file = await asyncio.to_thread(open_either, path, private_key(owner.key) if owner.key else None)
         except FileNotFoundError:
             raise NoResults from None
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         if temporary:
             await asyncio.to_thread(path.unlink)
         try:

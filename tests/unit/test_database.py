@@ -37,7 +37,7 @@ async def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "scd.db") as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(DatabaseError, match=r"was written by a newer scd \(schema 99, this one knows 2\)"):
+    with pytest.raises(DatabaseError, match=r"was written by a newer scd \(schema 99, this one knows 3\)"):
         await Database.open(tmp_path / "scd.db")
 
 
