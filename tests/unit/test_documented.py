@@ -70,7 +70,8 @@ def test_the_sample_holds_only_what_scd_reads(tmp_path: Path) -> None:
     lines = (re.sub(r"^#(?=\[|[a-z_]+ = )", "", line) for line in text.splitlines())
     whole = tmp_path / "scd.toml"
     text = "\n".join(lines).replace("/opt/siliconcompiler/bin/python", "/bin/sh")
-    whole.write_text(text.replace('[auth.pam]\nservice = "scd"\n', ""))  # there is one directory at most
+    text = text.replace('[auth.pam]\nservice = "scd"\n', "")  # there is one directory at most
+    whole.write_text(text.replace('account = ""', 'account = "jobs"'))  # for the directory's users, on a gateway
     config = load(whole)
     assert config.users["alice"].limits.compute_time == 500 * 3600.0
     assert config.auth.ldap is not None
