@@ -10,7 +10,6 @@ scd dies before: then the job ends and says that it is to be resumed again.
 """
 
 import asyncio
-import contextlib
 import logging
 import re
 import tarfile
@@ -78,8 +77,10 @@ class Sealing:
 
     async def make_ready(self, spec: Spec) -> None:
         """Give a job that is resumed its files back, in one import. Raises NotReady, and OSError."""
-        if not spec.rebuilt:
-            return
+        if spec.rebuilt:  # to its end even if the job is cancelled: a thread that is left alone would write behind seal()
+            await asyncio.shield(self._rebuild_import(spec))
+
+    async def _rebuild_import(self, spec: Spec) -> None:
         async with self._lock(spec.job_hash):
             directory = self._spool.job(spec.job_hash)
             target = directory.rebuilt_import(spec.generation)
@@ -103,11 +104,14 @@ class Sealing:
             generation, _ = self._keys.get(job_hash, (0, ""))
             if generation == job.generation:  # it was never needed: not that of a resume that has just come
                 del self._keys[job_hash]
-            with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
+            try:
                 await asyncio.to_thread(self._launcher.wipe, directory)
                 for path in await asyncio.to_thread(_plain_files, directory):
                     await asyncio.to_thread(seal, path, job.public_key)
                 await asyncio.to_thread(_clear, directory, job)
+            except FileNotFoundError:
+                if await asyncio.to_thread(directory.path.exists):  # else it was deleted meanwhile
+                    raise
             await self._store.database.write(lambda db: self._store.sealed(db, job))
         log.info("job=%s user=%s its files are encrypted", job_hash, job.user)
 

@@ -243,7 +243,7 @@ class Api:
             raise NoResults from None
         size = size_of(file)
         if temporary:
-            await asyncio.to_thread(path.unlink)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         try:
             # Within the spool: where that lies is not for clients.
             where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"

@@ -3,7 +3,8 @@
 ``client.py FLOW CREDENTIALS|local DIRECTORY [KEY=VALUE...]`` builds a flow by name, runs it and writes
 ``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma separated),
 ``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number, of the step
-work), ``maxnodes``, ``package`` (where an archive with top.v is), ``manifest`` (go on with the project in this file).
+work), ``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest`` (go on
+with the project in this file).
 It must run under every SiliconCompiler version that scd supports.
 """
 
@@ -160,7 +161,8 @@ FLOWS: dict[str, Callable[[], Any]] = {
 
 
 def build(name: str, directory: Path, options: dict[str, str]) -> Any:
-    (directory / "top.v").write_text(BAD if options.get("rtl") == "bad" else GOOD)
+    rtl = BAD if options.get("rtl") == "bad" else GOOD
+    (directory / "top.v").write_text(f"{rtl}// {options['note']}\n" if "note" in options else rtl)
     (directory / "tb.v").write_text(BENCH)
     script = directory / "script.sh"
     script.write_text("#!/bin/sh\n" + options.get("script", "true") + "\n")
