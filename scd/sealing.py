@@ -77,7 +77,9 @@ class Sealing:
 
     async def make_ready(self, spec: Spec) -> None:
         """Give a job that is resumed its files back, in one import. Raises NotReady, and OSError."""
-        if spec.rebuilt:  # to its end even if the job is cancelled: a thread that is left alone would write behind seal()
+        if (
+            spec.rebuilt
+        ):  # to its end even if the job is cancelled: a thread that is left alone would write behind seal()
             await asyncio.shield(self._rebuild_import(spec))
 
     async def _rebuild_import(self, spec: Spec) -> None:

@@ -1,6 +1,7 @@
 """Users with a key, as they see it: results come as ever, and nobody else can read what their jobs leave behind."""
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import io
@@ -16,10 +17,11 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from ..harness import ROOT, Daemon, Json, run_client, start_client, wait_until
-from ..integration.submission import collected, manifest
+from ..integration.submission import collected, manifest, set_value
 from ..keys import Pair, make_pair
 from .test_jobs import wait_for_job
 
@@ -85,14 +87,15 @@ def wait_until_sealed(daemon: Daemon, job_hash: str) -> None:
     wait_until(is_sealed, f"job {job_hash} is not encrypted after its end", 60)
 
 
-def submit(daemon: Daemon, pair: Pair, *options: str) -> str:
-    response = daemon.submit(manifest("work", *options), collected("work", *options), **credentials(pair))
+def submit(daemon: Daemon, pair: Pair, script: str, *, to: str = "after") -> str:
+    cfg = set_value(manifest("work", script), [to], "option", "to")
+    response = daemon.submit(cfg, collected("work", script), **credentials(pair))
     assert response.status_code == 200, response.text
     return str(response.json()["job_hash"])
 
 
-def resume(daemon: Daemon, pair: Pair, job_hash: str, *options: str) -> tuple[int, str]:
-    response = daemon.submit(manifest("work", *options), None, job_hash=job_hash, **credentials(pair))
+def resume(daemon: Daemon, pair: Pair, job_hash: str, script: str) -> tuple[int, str]:
+    response = daemon.submit(manifest("work", script), None, job_hash=job_hash, **credentials(pair))
     return response.status_code, response.json()["message"]
 
 
@@ -141,7 +144,7 @@ def test_a_run_leaves_nothing_that_others_can_read(tmp_path: Path, new_daemon: N
     assert holding(daemon, *canaries) == set()
     left = {path.name for path in daemon.job_directory(job_hash).rglob("*") if path.is_file()}
     assert "import.tar.gz.age" in left
-    assert {name for name in left if not name.endswith(".age")} == {"events.jsonl"}
+    assert {name for name in left if not name.endswith(".age")} == {"events.jsonl", "shim.json", "lock"}
     assert IN_OUTPUT in content(fetch(daemon, pair, job_hash, node="work0"), "/said")
     assert IN_LOG in content(fetch(daemon, pair, job_hash, node="work0"), "sc_work_0.log")
     assert daemon.progress(job_hash, **credentials(pair))["status"] == "completed"
@@ -164,9 +167,7 @@ def processes(daemon: Daemon) -> list[bytes]:
     return found
 
 
-def test_a_failure_is_told_to_the_owner_and_not_written_down(
-    tmp_path: Path, new_daemon: NewDaemon, pair: Pair
-) -> None:
+def test_a_failure_is_told_to_the_owner_and_not_written_down(tmp_path: Path, new_daemon: NewDaemon, pair: Pair) -> None:
     """A tool's last words may hold the design."""
     daemon = new_daemon(bob(pair))
     report = run_client(
@@ -182,9 +183,7 @@ def test_a_failure_is_told_to_the_owner_and_not_written_down(
     assert IN_REASON in content(fetch(daemon, pair, job_hash, node="work0"), "sc_work_0.log")
 
 
-def test_a_large_manifest_does_not_take_the_key_to_the_disk(
-    tmp_path: Path, new_daemon: NewDaemon, pair: Pair
-) -> None:
+def test_a_large_manifest_does_not_take_the_key_to_the_disk(tmp_path: Path, new_daemon: NewDaemon, pair: Pair) -> None:
     """It waits in a file while it arrives, and the client's credentials come behind it. strace sees all writes."""
     daemon = new_daemon(bob(pair))
     cfg = manifest("chain")
@@ -285,35 +284,35 @@ def test_an_encrypted_job_is_resumed_by_the_client(tmp_path: Path, new_daemon: N
 def test_a_restart_before_a_resume_is_decrypted(new_daemon: NewDaemon, pair: Pair) -> None:
     """The key went with the daemon's memory: the job says so, loses nothing, and is resumed by the next request."""
     daemon = new_daemon(bob(pair))
-    options = ("script=head -c 30000000 /dev/urandom > noise", "to=work")
-    job_hash = submit(daemon, pair, *options)
-    assert daemon.wait(job_hash, credentials=credentials(pair))["status"] == "completed"
-    wait_until_sealed(daemon, job_hash)
-    rest = (options[0], "to=after")
-    for _ in range(20):
-        answers: list[tuple[int, str]] = []
-        request = threading.Thread(target=lambda: answers.append(resume_or_not(daemon, pair, job_hash, *rest)))
+    script = "script=head -c 30000000 /dev/urandom > noise"
+    for _ in range(10):
+        job_hash = submit(daemon, pair, script, to="work")
+        assert daemon.wait(job_hash, credentials=credentials(pair))["status"] == "completed"
+        wait_until_sealed(daemon, job_hash)
+        request = threading.Thread(target=resume_or_not, args=(daemon, pair, job_hash, script))
         request.start()
         kill_when_resumed(daemon, job_hash)
         request.join(60)
         daemon.start()
-        answer = daemon.wait(job_hash, credentials=credentials(pair))
-        if answer["status"] == "failed":
-            break
-        pytest.skip("the job was decrypted before the daemon could be killed")
-    assert "Resume it again" in str(daemon.rows("SELECT reason FROM jobs")[0]["reason"])
+        if daemon.wait(job_hash, credentials=credentials(pair))["status"] == "failed":
+            break  # else it was decrypted already
+    else:
+        pytest.fail("the daemon was never killed before it had decrypted a job")
+    reason = daemon.rows("SELECT reason FROM jobs WHERE job_hash = ?", job_hash)[0]["reason"]
+    assert "Resume it again: nothing of it is lost." in reason
     wait_until_sealed(daemon, job_hash)
-    assert resume(daemon, pair, job_hash, *rest)[0] == 200
+    assert resume(daemon, pair, job_hash, script)[0] == 200
     assert daemon.wait(job_hash, credentials=credentials(pair))["status"] == "completed", daemon.log.read_text()
-    attempts = daemon.rows("SELECT step, count(*) AS n FROM attempts WHERE step <> '' GROUP BY step")
+    attempts = daemon.rows(
+        "SELECT step, count(*) AS n FROM attempts WHERE step <> '' AND job_hash = ? GROUP BY step", job_hash
+    )
     assert {row["step"]: row["n"] for row in attempts} == {"get": 1, "work": 1, "after": 1}
 
 
-def resume_or_not(daemon: Daemon, pair: Pair, job_hash: str, *options: str) -> tuple[int, str]:
-    try:
-        return resume(daemon, pair, job_hash, *options)
-    except Exception as error:  # the daemon was killed first
-        return 0, str(error)
+def resume_or_not(daemon: Daemon, pair: Pair, job_hash: str, script: str) -> None:
+    """The daemon is killed meanwhile, and may not have answered."""
+    with contextlib.suppress(httpx2.TransportError):
+        resume(daemon, pair, job_hash, script)
 
 
 def kill_when_resumed(daemon: Daemon, job_hash: str) -> None:
@@ -330,7 +329,7 @@ def kill_when_resumed(daemon: Daemon, job_hash: str) -> None:
 def test_nobody_else_and_no_other_key(tmp_path: Path, new_daemon: NewDaemon, pair: Pair) -> None:
     """Not somebody else's key; and not the owner's own next one, to which these files are not encrypted."""
     daemon = new_daemon(bob(pair))
-    job_hash = submit(daemon, pair, "script=true", "to=get")
+    job_hash = submit(daemon, pair, "script=true", to="get")
     assert daemon.wait(job_hash, credentials=credentials(pair))["status"] == "completed"
     wait_until_sealed(daemon, job_hash)
     other = make_pair(tmp_path / "next")
@@ -342,7 +341,7 @@ def test_nobody_else_and_no_other_key(tmp_path: Path, new_daemon: NewDaemon, pai
     daemon.start()
     refused = daemon.post(f"/get_results/{job_hash}.tar.gz", credentials(other))
     assert (refused.status_code, refused.json()["message"]) == (403, WRONG)
-    code, message = resume(daemon, other, job_hash, "script=true", "to=after")
+    code, message = resume(daemon, other, job_hash, "script=true")
     assert (code, "encrypted to another key of this account" in message) == (400, True), message
     assert daemon.progress(job_hash, **credentials(other))["status"] == "completed", "the job was changed by it"
     assert daemon.post("/delete_job/", {"job_hash": job_hash, **credentials(other)}).status_code == 200
