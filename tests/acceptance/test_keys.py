@@ -21,7 +21,7 @@ import httpx2
 import pytest
 
 from ..harness import ROOT, Daemon, Json, run_client, start_client, wait_until
-from ..integration.submission import collected, manifest, set_value
+from ..integration.submission import collected, manifest
 from ..keys import Pair, make_pair
 from .test_jobs import wait_for_job
 
@@ -88,7 +88,8 @@ def wait_until_sealed(daemon: Daemon, job_hash: str) -> None:
 
 
 def submit(daemon: Daemon, pair: Pair, script: str, *, to: str = "after") -> str:
-    cfg = set_value(manifest("work", script), [to], "option", "to")
+    cfg = manifest("work", script)
+    cfg["option"]["to"]["node"]["*"] = {"*": {"value": [to], "signature": [None]}}
     response = daemon.submit(cfg, collected("work", script), **credentials(pair))
     assert response.status_code == 200, response.text
     return str(response.json()["job_hash"])
@@ -146,7 +147,7 @@ def test_a_run_leaves_nothing_that_others_can_read(tmp_path: Path, new_daemon: N
     assert "import.tar.gz.age" in left
     assert {name for name in left if not name.endswith(".age")} == {"events.jsonl", "shim.json", "lock"}
     assert IN_OUTPUT in content(fetch(daemon, pair, job_hash, node="work0"), "/said")
-    assert IN_LOG in content(fetch(daemon, pair, job_hash, node="work0"), "sc_work_0.log")
+    assert IN_LOG in content(fetch(daemon, pair, job_hash, node="work0"), "/work.log")
     assert daemon.progress(job_hash, **credentials(pair))["status"] == "completed"
 
     secret = parts_of_the_secret(pair)
