@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 OLDEST_SILICONCOMPILER := 0.37.12
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint bench faults faults-sample security clean system
+.PHONY: help demo test test-fast lint bench load faults faults-sample security clean system
 
 help:
 	@echo "make demo    run a real flow through a private scd, and show what came back"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint    formatting, lint, types and layers"
 	@echo "make security  hostile archives and 100,000 hostile requests (some minutes; REQUESTS=, ARCHIVES=, SEED=)"
 	@echo "make bench   measure against SiliconCompiler's own server (some minutes)"
+	@echo "make load    measure polls beside slow connections, a large upload and large manifests (some minutes; LOAD='--help')"
 	@echo "make faults  inject faults into a real daemon and count what comes of it (an hour; FAULTS='--row 1 --times 50')"
 	@echo "make clean   remove what these made"
 
@@ -34,6 +35,9 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	@$(BIN)/pip install -q -e '.[bench]'
 	@$(BIN)/python -m tests.bench.run
+
+load: $(VENV)/ready
+	@$(BIN)/python -m tests.bench.load $(LOAD)
 
 faults: $(VENV)/ready
 	@$(BIN)/python -m tests.faults $(FAULTS)

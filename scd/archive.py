@@ -1,4 +1,4 @@
-"""Archives of results: packing a node's directory, reading a member, removing a tree.
+"""Archives of results: packing a node's directory, removing a tree.
 
 Standard library only, and isal where it is. Packing runs in the runner, as the job's account.
 """
@@ -90,15 +90,6 @@ class _Exactly(io.RawIOBase):
         data = self._file.read(wanted)
         self._left -= wanted
         return data + bytes(wanted - len(data))
-
-
-def read_member(archive: IO[bytes], suffix: str) -> bytes | None:
-    """The content of the first member whose name ends with ``/suffix``."""
-    with gzip_file(fileobj=archive) as plain, tarfile.open(fileobj=plain, mode="r|") as tar:
-        for member in tar:
-            if member.isreg() and member.name.endswith(f"/{suffix}") and (file := tar.extractfile(member)) is not None:
-                return file.read()
-    return None
 
 
 def remove_tree(path: Path) -> None:

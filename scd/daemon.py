@@ -23,7 +23,10 @@ from .launcher.gateway import Gateway
 from .launcher.isolation import isolate
 from .launcher.local import LocalLauncher
 from .lock import locked
+from .metrics import Metrics
 from .observe import set_up
+from .procfs import hide_from_equals
+from .pulse import beat
 from .recovery import recover
 from .runtimes import Runtimes
 from .scheduler import Scheduler
@@ -31,8 +34,10 @@ from .sealing import Sealing
 from .spool import Spool
 from .store import Database, JobStore, UsageStore
 from .systemd import listen_fds
+from .web import tls
 from .web.api import Services
 from .web.app import build
+from .web.health import Health
 from .web.login import Login
 from .web.progress import Progress
 from .web.server import Server, bind
@@ -69,6 +74,7 @@ def main() -> None:
         else:
             account = give_up_root(config)
             os.umask(0o077)
+            hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
             run(config, file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
@@ -78,6 +84,7 @@ def main() -> None:
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
     Login(config)
+    tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
 
@@ -141,17 +148,20 @@ async def serve(config: Config, file: Path, account: str) -> None:
     login = Login(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
+        certificate = tls.context(config)
+        _warn_of_certificate(config)
         runtimes = await Runtimes.probe(config)
         sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
         launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
-        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts))
+        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
         )
         store, board = JobStore(database), Board()
-        scheduler = Scheduler(config, store, board)
+        metrics = Metrics()
+        scheduler = Scheduler(config, store, board, metrics)
         sealing = Sealing(store, spool, launcher)
         executor = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
         scheduler.use(executor)
@@ -163,6 +173,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
             config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
             board=board, runtimes=runtimes, login=login,
             intake=Intake(spool, store, scheduler, sealing, runtimes, limit, floor), janitor=janitor, progress=progress,
+            metrics=metrics, health=Health(database, [executor]),
             terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
         )  # fmt: skip
 
@@ -170,13 +181,13 @@ async def serve(config: Config, file: Path, account: str) -> None:
             if config.local.on_stop == "cancel":
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
-        warn_of_plain_http(config)
+        _warn_of_plain_http(config)
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
-        server = Server(build(services), config, progress, banner, last_duty)
+        server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
-        for duty in (scheduler.run(), janitor.run(), sealing.run()):
+        for duty in (scheduler.run(), janitor.run(), sealing.run(), beat(scheduler)):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
             stack.push_async_callback(_end, task)
@@ -186,16 +197,24 @@ async def serve(config: Config, file: Path, account: str) -> None:
     log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
 
 
-def warn_of_plain_http(config: Config) -> None:
+def _warn_of_plain_http(config: Config) -> None:
     """Say at start what becomes of passwords that come to an address where others could read them."""
     plain = [f"{host}:{port}" for host, port in config.tcp_addresses if not is_loopback(host)]
-    if plain and (config.users or config.auth.has_directory):
+    if plain and config.can_log_in and not config.server.tls_certificate:
         what = (
             "and [auth] plain_http lets passwords travel there for everybody to read"
             if config.auth.plain_http
             else "where no password is taken over plain HTTP but from this machine: put TLS in front"
         )
         log.warning("scd listens on %s, %s", ", ".join(plain), what)
+
+
+def _warn_of_certificate(config: Config) -> None:
+    """One that has expired is no reason not to run the jobs that there are."""
+    try:
+        tls.try_out(config)
+    except tls.Expired as error:
+        log.error("%s", error.message)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

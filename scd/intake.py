@@ -75,12 +75,14 @@ class Intake:
         first = self._in_flight.setdefault((user, fingerprint), arrived) is arrived
         job_hash = secrets.token_hex(16)
         try:
+            begun = time.monotonic()
             size = await self._receive(staged, upload)
+            seconds = time.monotonic() - begun
             if size == 0:
                 raise BadRequest("The import is empty.")
             await asyncio.to_thread(write_manifest, staged.manifest(1))
             await asyncio.to_thread(self._spool.commit, staged, job_hash)
-            await self._insert(self._job(job_hash, owner, fingerprint, manifest, size))
+            await self._insert(self._job(job_hash, owner, fingerprint, manifest, size, seconds))
             await asyncio.to_thread(self._spool.acknowledge, job_hash)
             await self._scheduler.admit(job_hash)
             arrived.set_result(job_hash)
@@ -175,7 +177,9 @@ class Intake:
                 "Nothing was taken; try again when jobs have been deleted, or tell the administrator."
             )
 
-    def _job(self, job_hash: str, owner: Identity, fingerprint: str, manifest: Manifest, size: int) -> Job:
+    def _job(
+        self, job_hash: str, owner: Identity, fingerprint: str, manifest: Manifest, size: int, seconds: float
+    ) -> Job:
         """Queued, or rejected at once where no runtime takes its manifest: the client shows that reason."""
         now = time.time()
         runtime = self._runtimes.choose(manifest.schema_version)
@@ -184,7 +188,7 @@ class Intake:
             reason="" if runtime else self._runtimes.refusal(manifest.schema_version), design=manifest.design,
             jobname=manifest.jobname, flow=manifest.flow, runtime=runtime or "", created=now, started=None,
             ended=None if runtime else now, upload_bytes=size, digest=fingerprint, answered=False, cancel_reason=None,
-            generation=1, plan=None, public_key=owner.public_key,
+            generation=1, plan=None, upload_seconds=seconds, public_key=owner.public_key,
         )  # fmt: skip
 
     async def _receive(self, staged: JobDirectory, upload: AsyncIterator[bytes]) -> int:

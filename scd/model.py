@@ -77,6 +77,7 @@ class Job(msgspec.Struct, frozen=True):
     disk_bytes: int | None = None  # of an ended job, once measured
     public_key: str = ""  # the owner's, to which its files are encrypted at the end
     sealed: bool = False  # they are
+    upload_seconds: float | None = None  # from the first byte of the import to the last
 
     def decoded_plan(self) -> Plan | None:
         return msgspec.json.decode(self.plan, type=Plan) if self.plan else None
@@ -123,6 +124,8 @@ class Attempt(msgspec.Struct, frozen=True):
     written_bytes: int | None = None
     archive: str | None = None  # file name below the job's archives/
     lost: bool = False  # its runner, shim or host went away: not the node's own fault
+    unpack_seconds: float | None = None  # of a preparation
+    archive_seconds: float | None = None  # packing a node's results, a part of elapsed
 
     @property
     def key(self) -> NodeKey:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .executors.base import Executor, Spec
 from .live import LiveJob
@@ -21,6 +21,7 @@ class Orders:
         self.cancel: list[tuple[Executor, list[str], NodeState, str]] = []
         self.ended: list[LiveJob] = []
         self.log: list[str] = []
+        self.counts: list[Callable[[], None]] = []  # for the metrics
 
 
 class Broken(Exception):

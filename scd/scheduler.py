@@ -16,7 +16,9 @@ import contextlib
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 
 import aiosqlite
 import msgspec
@@ -26,6 +28,7 @@ from .config import Config
 from .errors import ScdError
 from .executors.base import Executor, Observation
 from .live import PREPARE, LiveJob, over
+from .metrics import Metrics
 from .model import Attempt, NodeKey, Plan
 from .orders import Broken, Orders, blaming
 from .states import JobState, NodeState
@@ -39,10 +42,11 @@ _RETRY_DELAY = 1.0
 
 
 class Scheduler:
-    def __init__(self, config: Config, store: JobStore, board: Board):
+    def __init__(self, config: Config, store: JobStore, board: Board, metrics: Metrics):
         self._config = config
         self._store = store
         self._board = board
+        self._metrics = metrics
         self._executor: Executor
         self._live: dict[str, LiveJob] = {}
         self._wakeup = asyncio.Event()
@@ -50,6 +54,7 @@ class Scheduler:
         self._deadline: float | None = None
         self._closing = False
         self._stale = False  # memory and database may differ
+        self.turns = 0  # that have ended, well or not
 
     def use(self, executor: Executor) -> None:
         self._executor = executor
@@ -66,7 +71,8 @@ class Scheduler:
                     await self.load()
                     await self.resubmit()
                 async with self._turn_lock:
-                    await self._turn()
+                    with self._metrics.turn.time():
+                        await self._turn()
                 complaint = ""
             except Broken as broken:
                 log.error("job=%s %s", broken.live.job_hash, broken, exc_info=broken.__cause__)
@@ -80,6 +86,7 @@ class Scheduler:
                     complaint = str(error)
                     log.error("the scheduler's turn failed, nothing of it was kept; it is tried again: %s", error)
                 self._stale = True
+            self.turns += 1
             if self._stale:
                 await asyncio.sleep(_RETRY_DELAY)
                 continue
@@ -147,6 +154,12 @@ class Scheduler:
             if attempt.key != PREPARE and (seen := live.seen.get(name)) is not None and seen.started_mono is not None
         )
 
+    def census(self) -> tuple[Counter[JobState], Counter[NodeState]]:
+        """How many unfinished jobs are in each state, and how many of their nodes."""
+        jobs = Counter(live.job.state for live in self._live.values())
+        nodes = Counter(node.state for live in self._live.values() for node in live.nodes.values())
+        return jobs, nodes
+
     async def cancel_all(self, reason: str, timeout: float) -> None:
         """Cancel every job that has begun, and start none meanwhile; queued ones wait for the next start."""
         self._closing = True
@@ -198,6 +211,7 @@ class Scheduler:
                 await self._store.start_attempt(db, name, seen.started)
                 if attempt.key != PREPARE:
                     live.recorded.pop(attempt.key, None)
+                    orders.counts.append(partial(self._metrics.started, attempt))
                     await self._move_node(db, live, attempt.key, NodeState.RUNNING, "", orders)
             if seen.state is not None:
                 await self._end_attempt(db, live, attempt, seen, orders)
@@ -211,6 +225,7 @@ class Scheduler:
             attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=recorded,
             exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
             peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
+            unpack_seconds=seen.unpack_seconds, archive_seconds=seen.archive_seconds,
         )  # fmt: skip
         del live.attempts[attempt.name]
         live.killed.discard(attempt.name)
@@ -294,6 +309,7 @@ class Scheduler:
     async def _prepare(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
         if not await self._move_job(db, live, JobState.PREPARING, "", orders):
             return
+        orders.counts.append(partial(self._metrics.taken_up, live.job))
         attempt = live.prepare_attempt(self._executor.name, time.time())
         await self._store.add_attempt(db, attempt)
         live.attempts[attempt.name] = attempt
@@ -324,6 +340,8 @@ class Scheduler:
         recorded = live.recorded.get(key, reason)
         if await self._store.move_node(db, live.job_hash, key, state, recorded):
             live.change_node(key, state, reason)
+            if state.done:
+                orders.counts.append(partial(self._metrics.node_ended, state))
             orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} {state} {recorded}".rstrip())
 
     async def _move_job(
@@ -341,11 +359,14 @@ class Scheduler:
     ) -> None:
         """``reason`` is for whoever watches, ``recorded`` what may be written down of it, if that is less."""
         if await self._move_job(db, live, state, reason, orders, recorded):
+            orders.counts.append(partial(self._metrics.job_ended, state))
             orders.ended.append(live)
 
     async def _carry_out(self, orders: Orders) -> None:
         for line in orders.log:
             log.info("%s", line.replace("\n", " | "))
+        for count in orders.counts:
+            count()
         self._publish()
         for live in orders.ended:
             self._live.pop(live.job_hash, None)

@@ -171,6 +171,15 @@ class Spool:
         fsync(path)
         fsync(path.parent)
 
+    def let_group_read(self, job_hash: str, archive: int) -> None:
+        """An open archive, by its name: for a proxy in scd's group. What is an account's, the group reads anyway."""
+        directory = self.job(job_hash)
+        for place, mode in ((directory.path.parent, 0o711), (directory.path, 0o711), (directory.archives, 0o710)):
+            if place.stat().st_uid == os.geteuid():
+                place.chmod(place.stat().st_mode & 0o7777 | mode)
+        if os.fstat(archive).st_uid == os.geteuid():
+            os.fchmod(archive, 0o640)
+
     def remove(self, job_hash: str) -> None:
         """Gone at once under its name. What cannot be removed now is left to ``clear``. Raises no OSError for that."""
         if (aside := self.bury(job_hash)) is not None:

@@ -1,4 +1,4 @@
-"""The parts of systemd's protocols that a service needs: notify and handed-in sockets."""
+"""The parts of systemd's protocols that a service needs: notify, watchdog and handed-in sockets."""
 
 import contextlib
 import os
@@ -17,6 +17,14 @@ def notify(state: str) -> None:
         contextlib.suppress(OSError),
     ):
         channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+
+
+def watchdog() -> float | None:
+    """Seconds within which the service manager wants to hear of this process again; None if it does not watch."""
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 if microseconds.isascii() and microseconds.isdigit() and int(microseconds) else None
 
 
 def listen_fds() -> list[socket.socket]:

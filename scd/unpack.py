@@ -17,6 +17,7 @@ _MAX_NAME = 2048  # bytes; the system takes 4096, the job's own directory includ
 _MAX_COMPONENT = 255  # bytes, as file systems have it
 _MAX_DEPTH = 100
 _MAX_NAMES = 2**28  # bytes of all names: they are kept in memory
+_LOOK_EVERY = 2**26  # bytes
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 _IN_THE_WAY = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
@@ -29,6 +30,7 @@ class Limits(NamedTuple):
     max_members: int
     max_ratio: int  # tar to upload, looked at above ``ratio_from`` bytes
     ratio_from: int = 2**28
+    min_free: int = 0  # bytes that stay free on the disk
 
 
 def unpack(source: IO[bytes], target: Path, limits: Limits) -> None:
@@ -39,7 +41,7 @@ def unpack(source: IO[bytes], target: Path, limits: Limits) -> None:
     guard = _Guard(limits.max_members)
     try:
         with gzip_file(fileobj=source) as plain:
-            meter = _Meter(plain, _size(source), limits)
+            meter = _Meter(plain, _size(source), target, limits)
             tar = TarReader(meter)
             for member in tar:
                 path = guard.check(member)
@@ -94,8 +96,11 @@ def _size(source: IO[bytes]) -> int:
 class _Meter:
     """An uncompressed tar that may not be longer than it is allowed to be."""
 
-    def __init__(self, plain: Source, upload: int, limits: Limits):
+    def __init__(self, plain: Source, upload: int, target: Path, limits: Limits):
         self._plain = plain
+        self._target = target
+        self._min_free = limits.min_free
+        self._room = 0  # on the disk, as it was last looked at
         by_ratio = max(limits.max_ratio * upload, limits.ratio_from)
         self._left = min(limits.max_bytes, by_ratio)
         self._reason = (
@@ -108,12 +113,23 @@ class _Meter:
         data = self._plain.read(count)
         self.require(len(data))
         self._left -= len(data)
+        self._room -= len(data)
         return data
 
     def require(self, size: int) -> None:
         """What a header announces is refused before it is unpacked."""
         if size > self._left:
             raise Refused(self._reason)
+        if size > self._room:
+            self._look(size)
+
+    def _look(self, size: int) -> None:
+        """A slice at a time, for others fill the disk too."""
+        disk = os.statvfs(self._target)
+        room = disk.f_bavail * disk.f_frsize - self._min_free
+        if size > room:
+            raise Refused("the server's disk has no space for it; try again when jobs have been deleted")
+        self._room = min(room, _LOOK_EVERY)
 
 
 class _Guard:

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -49,6 +50,8 @@ class Daemon:
         self.state = state or directory / "state"
         self.file = directory / "scd.toml"
         self.log = directory / "scd.log"
+        self.scheme = "http"
+        self.ca: Path | None = None  # of its certificate, where it has one
         directory.mkdir(parents=True, exist_ok=True)
         runtime_table = "" if "[[runtime]]" in config else f'[[runtime]]\npython = "{runtime}"\n'
         self.file.write_text(
@@ -62,7 +65,11 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        return f"http://localhost:{self.port}"
+        return f"{self.scheme}://localhost:{self.port}"
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        return True if self.ca is None else ssl.create_default_context(cafile=str(self.ca))
 
     @property
     def pid(self) -> int:
@@ -91,7 +98,7 @@ class Daemon:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the daemon ended at once:\n{self.log.read_text()}")
             try:
-                if httpx2.get(f"{self.url}/healthz", timeout=5).status_code == 200:
+                if httpx2.get(f"{self.url}/healthz", timeout=5, verify=self.verify).status_code == 200:
                     return self
             except httpx2.TransportError:
                 time.sleep(0.05)
@@ -127,14 +134,16 @@ class Daemon:
         }
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **options: Any) -> httpx2.Response:
-        return httpx2.post(f"{self.url}{path}", content=json.dumps(body or {}), timeout=30, **options)
+        return httpx2.post(
+            f"{self.url}{path}", content=json.dumps(body or {}), timeout=30, verify=self.verify, **options
+        )
 
     def submit(self, manifest: Mapping[str, Any], archive: bytes | None, **params: str) -> httpx2.Response:
         """remote_run as the client sends it: ``params`` first, as a file part."""
         files = {"params": ("params", json.dumps({"cfg": manifest, "params": params}))}
         if archive is not None:
             files["import"] = ("import", archive)  # type: ignore[assignment]
-        return httpx2.post(f"{self.url}/remote_run/", files=files, timeout=60)
+        return httpx2.post(f"{self.url}/remote_run/", files=files, timeout=60, verify=self.verify)
 
     def progress(self, job_hash: str, **params: str) -> Json:
         answer = self.post("/check_progress/", {"job_hash": job_hash, **params})
@@ -241,7 +250,7 @@ def start_client(
     directory.mkdir(parents=True, exist_ok=True)
     credentials = directory / "credentials"
     if daemon is not None:
-        content: Json = {"address": "http://localhost", "port": daemon.port, "directory_whitelist": []}
+        content: Json = {"address": f"{daemon.scheme}://localhost", "port": daemon.port, "directory_whitelist": []}
         if username:
             content |= {"username": username, "password": password}
         credentials.write_text(json.dumps(content))
@@ -249,7 +258,8 @@ def start_client(
     return subprocess.Popen(
         [python, str(CLIENT), flow, where, str(directory), *options], cwd=directory, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        env={"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8"},
+        env={"PATH": os.environ["PATH"], "HOME": str(directory), "LANG": "C.UTF-8",
+             **({"REQUESTS_CA_BUNDLE": str(daemon.ca)} if daemon and daemon.ca else {})},
     )  # fmt: skip
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from ..config import Config, Runtime
 from ..errors import ScdError
+from ..listing import rfc3339
 from ..runtimes import command, job_environment
 from ..units import format_size
 from .reading import NotAllowed, as_json
-from .table import print_json, print_table, rfc3339, short_time
+from .table import print_json, print_table, short_time
 
 _RECORDS = "scd-packages"  # in the cache: what was added, one JSON file for each entry
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
@@ -97,7 +98,7 @@ async def show(config: Config, arguments: argparse.Namespace) -> None:
         (entry["name"], entry["reference"], format_size(entry["size"]), short_time(entry["added"]), entry["source"])
         for entry in entries
     ]
-    print_table(COLUMNS, rows, header=True, parsable=False, chosen=None)
+    print_table(COLUMNS, rows)
 
 
 def _public(entry: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..config import Config
-from ..errors import NotRunning, ScdError
-from .reading import NotAllowed
+from ..errors import Forbidden, NotRunning, ScdError
 
 _DEADLINE = 20.0
 
@@ -17,6 +16,12 @@ class DaemonDown(ScdError):
     """scd is not running."""
 
     exit_code = 3
+
+
+class NotAllowed(ScdError):
+    """Only root and scd's own account can do this."""
+
+    exit_code = 4
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -31,7 +36,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(config: Config, method: str, *path: str, query: str = "") -> dict[str, Any]:
-    """The daemon's answer. Raises DaemonDown, NotAllowed, NotRunning or ScdError with its message."""
+    """The daemon's answer. Raises DaemonDown, NotAllowed, NotRunning (any 404) or ScdError with its message."""
     if not config.unix_sockets:
         raise DaemonDown("[server] listen has no unix: address, and scdctl speaks to scd by one.")
     where = config.unix_sockets[0]
@@ -46,6 +51,8 @@ def ask(config: Config, method: str, *path: str, query: str = "") -> dict[str, A
         raise DaemonDown(f"scd does not answer at {where}: {error}. Is it running?") from None
     finally:
         connection.close()
+    if response.status == Forbidden.http_status:
+        raise NotAllowed(answer["message"])
     if response.status == NotRunning.http_status:
         raise NotRunning(answer["message"])
     if response.status != 200:

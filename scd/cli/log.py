@@ -3,95 +3,94 @@
 import argparse
 import asyncio
 import sys
-from pathlib import Path
 
-from ..archive import read_member
 from ..config import Config
-from ..durable import open_plain
 from ..errors import NoResults, NotRunning, UnknownJob
-from ..model import Node, NodeKey
-from ..sealed import sealed
-from ..spool import Spool
-from ..store import JobStore
-from .daemon import ask
-from .reading import NotAllowed, find_job, open_store, split_target
-from .table import clean, short_time
+from ..listing import Record
+from ..model import NodeKey
+from ..states import JobState, NodeState
+from .reading import Piece, Source, source, split_target
+from .table import clean, local_time
+from .words import meant
 
 _FOLLOW_INTERVAL = 0.5
 
 
 async def log(config: Config, arguments: argparse.Namespace) -> None:
-    prefix, node = split_target(arguments.target)
-    async with open_store(config) as store:
-        job_hash = await find_job(store, prefix)
-        if node is None:
-            await _job_log(config, store, job_hash)
+    prefix, key = split_target(arguments.target)
+    async with source(config) as found:
+        job = await found.job(prefix)
+        if key is None:
+            await _job_log(found, job, follow=arguments.follow)
         else:
-            await _node_log(config, store, job_hash, NodeKey(*node), follow=arguments.follow)
+            await _node_log(found, job, key, follow=arguments.follow)
 
 
-async def _job_log(config: Config, store: JobStore, job_hash: str) -> None:
+async def _job_log(found: Source, job: Record, *, follow: bool) -> None:
     """Every change of state, then the logs of the nodes that failed."""
-    for event in await store.events(job_hash):
-        what = f"{event.step}/{event.index} " if event.step else ""
-        change = f"{event.old} -> {event.new}" if event.old else event.new
-        print(clean(f"{short_time(event.at)} {what}{change} {event.reason}".rstrip()))
-    for node in await store.nodes(job_hash):
-        if node.state.failed:
-            print(f"\n== {clean(str(node.key))}: {clean(node.reason)}")
-            _write(await _archived(config, store, node))
+    shown = 0
+    while True:
+        _print_events(job["events"][shown:])
+        shown = len(job["events"])
+        if not follow or JobState(job["status"]).ended:
+            break
+        await asyncio.sleep(_FOLLOW_INTERVAL)
+        job = await found.job(job["job_hash"])
+    for node in job["nodes"]:
+        if NodeState(node["status"]).failed:
+            key = NodeKey(node["step"], node["index"])
+            print(f"\n== {clean(str(key))}: {clean(node['reason'])}")
+            try:
+                await _print_rest(found, job["job_hash"], key, 0)
+            except (NoResults, NotRunning) as nothing:
+                print(clean(f"({nothing.message})"))
 
 
-async def _node_log(config: Config, store: JobStore, job_hash: str, key: NodeKey, *, follow: bool) -> None:
-    node = await _node(store, job_hash, key)
-    offset = 0
-    while node.state.live:
+def _print_events(events: list[Record]) -> None:
+    for event in events:
+        what = f"{event['step']}/{event['index']} " if event["step"] else ""
+        change = f"{event['old']} -> {event['new']}" if event["old"] else event["new"]
+        print(clean(f"{local_time(event['at'])} {what}{change} {event['reason']}".rstrip()), flush=True)
+
+
+async def _node_log(found: Source, job: Record, key: NodeKey, *, follow: bool) -> None:
+    job_hash, offset = job["job_hash"], 0
+    while (node := _node(job, key)).live or (follow and _may_run(job, node)):
         try:
-            answer = await asyncio.to_thread(
-                ask, config, "GET", "admin", "log", job_hash, key.step, key.index, query=f"?offset={offset}"
-            )
-        except NotRunning:  # it has just ended, or has not written yet
-            if not follow:
-                break
-        else:
-            _write(answer["text"])
-            offset = answer["offset"]
+            piece = await found.log(job_hash, key, offset)
+        except (NoResults, NotRunning):  # it has just ended, or has not written yet
+            piece = Piece("", offset, live=True)
+        if not piece.live:
+            break  # it has ended meanwhile: the rest is in its archive, all of it
+        _write(piece.text)
+        offset = piece.offset
+        if not piece.text:
             if not follow:
                 return
-        await asyncio.sleep(_FOLLOW_INTERVAL)
-        node = await _node(store, job_hash, key)
-    if not node.attempt:
-        raise NoResults(f"Node {key} has not run: it is {node.state}.")
-    text = await _archived(config, store, node)
-    _write(text.encode()[offset:].decode(errors="replace"))
+            await asyncio.sleep(_FOLLOW_INTERVAL)
+            job = await found.job(job_hash)
+    if node is NodeState.PENDING:
+        raise NoResults(f"Node {key} has not run: it is {node}.")
+    await _print_rest(found, job_hash, key, offset)
 
 
-async def _node(store: JobStore, job_hash: str, key: NodeKey) -> Node:
-    found = next((node for node in await store.nodes(job_hash) if node.key == key), None)
-    if found is None:
-        raise UnknownJob(f"Job {job_hash} has no node {key}.")
-    return found
+async def _print_rest(found: Source, job_hash: str, key: NodeKey, offset: int) -> None:
+    """An ended node's log from ``offset`` on. Raises NoResults or NotRunning if it left none."""
+    while (piece := await found.log(job_hash, key, offset)).text:
+        _write(piece.text)
+        offset = piece.offset
 
 
-async def _archived(config: Config, store: JobStore, node: Node) -> str:
-    archive = await store.archive(node.job_hash, node.key)
-    if archive is None:
-        return "(it left no files)\n"
-    path = Spool(Path(config.paths.spool)).job(node.job_hash).archives / archive
-    try:
-        data = await asyncio.to_thread(_read, path, f"sc_{node.step}_{node.index}.log")
-    except FileNotFoundError:
-        if not await asyncio.to_thread(sealed(path).exists):
-            raise
-        return "(it is encrypted to the key of the job's owner)\n"
-    except PermissionError:
-        raise NotAllowed(f"{path} cannot be read by this account. Use root's or scd's.") from None
-    return "(it wrote no log)\n" if data is None else data.decode(errors="replace")
+def _may_run(job: Record, node: NodeState) -> bool:
+    return node is NodeState.PENDING and not JobState(job["status"]).ended
 
 
-def _read(archive: Path, name: str) -> bytes | None:
-    with open(open_plain(archive), "rb") as file:
-        return read_member(file, name)
+def _node(job: Record, key: NodeKey) -> NodeState:
+    names = [f"{node['step']}/{node['index']}" for node in job["nodes"]]
+    if str(key) not in names:
+        there = f"It has: {', '.join(names)}." if names else "It has none yet."
+        raise UnknownJob(clean(f"Job {job['job_hash']} has no node {key}.{meant(str(key), names)} {there}"))
+    return NodeState(job["nodes"][names.index(str(key))]["status"])
 
 
 def _write(text: str) -> None:

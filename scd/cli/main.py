@@ -7,47 +7,58 @@ import sys
 from pathlib import Path
 
 from .. import __version__
-from ..config import load
 from ..errors import ScdError
 from ..states import JobState, NodeState
 from . import cache
 from .cancel import cancel
-from .jobs import JOB_COLUMNS, NODE_COLUMNS, jobs, nodes
+from .completion import SHELLS, completion
+from .doctor import doctor
+from .jobs import JOBS, NODES, jobs, nodes
 from .keygen import keygen
 from .log import log
 from .password import hash_password
+from .reading import client_config
 from .show import show
+from .table import Table
 from .upkeep import backup, check, restore
+from .when import parse_when
+from .words import Parser, meant
+
+_NEWEST = 100
+_ALL = 100_000
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scdctl", description="See and steer the jobs of scd.")
+    parser = Parser(prog="scdctl", description="See and steer the jobs of scd.")
     parser.add_argument("-c", "--config", type=Path, metavar="FILE", help="configuration (default /etc/scd/scd.toml)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, of a stable, versioned form")
     parser.add_argument("--version", action="version", version=f"scdctl {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     verb = verbs.add_parser("jobs", help="list jobs, newest first")
-    _table_options(verb, JOB_COLUMNS, [str(state) for state in JobState])
-    verb.add_argument("-l", "--limit", type=int, default=100, metavar="N", help="at most N jobs (default 100)")
+    _table_options(verb, JOBS, [str(state) for state in JobState])
+    verb.add_argument("-l", "--limit", type=int, metavar="N", help="at most N jobs (default 100 without -S, -E and -j)")
     verb.set_defaults(run=jobs)
 
-    verb = verbs.add_parser("nodes", help="list the nodes of unfinished jobs, or of one job")
-    _table_options(verb, NODE_COLUMNS, [str(state) for state in NodeState])
-    verb.set_defaults(run=nodes)
+    verb = verbs.add_parser("nodes", help="list the nodes of unfinished jobs, or of those named by -j, -S and -E")
+    _table_options(verb, NODES, [str(state) for state in NodeState])
+    verb.set_defaults(run=nodes, limit=_ALL)
 
     verb = verbs.add_parser("show", help="show one job with its flowgraph")
     verb.add_argument("job", metavar="HASH", help="the job's hash, or the beginning of it")
+    verb.add_argument("--timing", action="store_true", help="where the time went, instead of the flowgraph")
     verb.set_defaults(run=show)
 
     verb = verbs.add_parser("log", help="print a job's events or a node's log")
     verb.add_argument("target", metavar="HASH[.STEP/INDEX]", help="a job, or one of its nodes")
-    verb.add_argument("-f", "--follow", action="store_true", help="go on until the node ends")
+    verb.add_argument("-f", "--follow", action="store_true", help="go on until the job or the node ends")
     verb.set_defaults(run=log)
 
     verb = verbs.add_parser("cancel", help="end jobs")
     verb.add_argument("jobs", metavar="HASH", nargs="+", help="a job's hash, or the beginning of it")
     verb.set_defaults(run=cancel)
+
+    verbs.add_parser("doctor", help="look for what is wrong with this installation, and say how to mend it")
 
     verb = verbs.add_parser("check", help="compare the database with the spool, and both with themselves")
     verb.add_argument("--fix", action="store_true", help="mend what does not fit together")
@@ -69,18 +80,22 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("keygen", help="make a pair of keys for a user, and say what to do with them")
     verb.add_argument("file", metavar="FILE", type=Path, nargs="?", default=Path("scd-key"), help="default: scd-key")
     verb.set_defaults(run=keygen)
+    verb = verbs.add_parser("completion", help="print a script that makes a shell complete scdctl's commands")
+    verb.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     return parser
 
 
-def _table_options(verb: argparse.ArgumentParser, columns: tuple[str, ...], states: list[str]) -> None:
-    verb.add_argument("-u", "--user", metavar="USER", help="only this user's")
-    verb.add_argument("-j", "--job", metavar="HASH", help="only this job")
+def _table_options(verb: argparse.ArgumentParser, table: Table, states: list[str]) -> None:
+    verb.add_argument("-u", "--user", dest="users", type=_words, metavar="USER[,USER]", help="only these users'")
+    verb.add_argument("-j", "--job", dest="jobs", type=_hashes, metavar="HASH[,HASH]", help="only these jobs")
     verb.add_argument(
         "-t", "--states", type=lambda text: _states(text, states), metavar="STATE[,STATE]",
         help=f"only in these states: {', '.join(states)}",
     )  # fmt: skip
+    verb.add_argument("-S", "--starttime", dest="since", type=_when, metavar="TIME", help="only what lasted beyond it")
+    verb.add_argument("-E", "--endtime", dest="until", type=_when, metavar="TIME", help="only what was there before it")
     verb.add_argument("-n", "--noheader", action="store_true", help="no header line")
-    verb.add_argument("-o", "--format", metavar="COLUMN[,COLUMN]", help=f"these columns of: {', '.join(columns)}")
+    verb.add_argument("-o", "--format", metavar="COLUMN[,COLUMN]", help=f"these of: {', '.join(table.columns)}")
     verb.add_argument("-P", "--parsable", action="store_true", help="columns separated by |, hashes whole")
 
 
@@ -102,26 +117,56 @@ def _cache_verbs(group: argparse.ArgumentParser) -> None:
     verb.set_defaults(run=cache.remove)
 
 
-def _states(text: str, known: list[str]) -> set[str]:
-    wanted = {state.strip().lower() for state in text.split(",")}
+def _states(text: str, known: list[str]) -> frozenset[str]:
+    wanted = frozenset(state.strip().lower() for state in text.split(","))
     if unknown := sorted(wanted - set(known)):
-        raise argparse.ArgumentTypeError(f"unknown state {unknown[0]!r}; there are {', '.join(known)}")
+        hint = meant(unknown[0], known)
+        raise argparse.ArgumentTypeError(f"unknown state {unknown[0]!r}.{hint} There are {', '.join(known)}.")
     return wanted
 
 
-def main() -> None:
-    arguments = parser().parse_args()
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.strip() for word in text.split(","))
+
+
+def _hashes(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
+
+
+def _when(text: str) -> float:
     try:
-        config = load(arguments.config)
-        asyncio.run(arguments.run(config, arguments))
+        return parse_when(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def main() -> None:
+    own = parser()
+    arguments = own.parse_args()
+    if arguments.verb == "completion":
+        print(completion(own, arguments.shell))
+        return
+    if arguments.verb == "jobs" and arguments.limit is None:
+        within = (arguments.since, arguments.until, arguments.jobs)
+        arguments.limit = _NEWEST if within == (None, None, None) else _ALL
+    try:
+        asyncio.run(_run(arguments))
         sys.stdout.flush()
     except ScdError as error:
+        sys.stdout.flush()
         print(f"scdctl: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    if arguments.verb == "doctor":  # looks at the configuration itself
+        await doctor(arguments)
+    else:
+        await arguments.run(client_config(arguments.config), arguments)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a configuration must hold beyond the types of its values."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ _OWN_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "USER", "LOGNAME"})
 _PUBLIC_KEY = re.compile(r"ssh-(ed25519|rsa) +[A-Za-z0-9+/]+={0,2}( [^\n]*)?")
 _SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]+)+")
 ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
 Origin = Callable[[str], Path]  # the file that a key was read from
@@ -29,18 +31,7 @@ Origin = Callable[[str], Path]  # the file that a key was read from
 
 def check(config: Config, origin: Origin) -> None:
     """Raise ConfigError for the first thing that is wrong."""
-    for rule in (
-        _paths,
-        _addresses,
-        _server,
-        _at_least_one,
-        _users,
-        _directory,
-        _numbers,
-        _isolation,
-        _accounts,
-        _runtimes,
-    ):
+    for rule in _RULES:
         for key, reason in rule(config):
             raise ConfigError(f"{origin(key)}: {key}: {reason}")
 
@@ -60,11 +51,40 @@ def _addresses(config: Config) -> Iterator[tuple[str, str]]:
                 yield "server.listen", f"{address!r} {_OPEN}"
 
 
+def _proxies(config: Config) -> Iterator[tuple[str, str]]:
+    server = config.server
+    for entry in server.trusted_proxies:
+        try:
+            entry == "unix" or ipaddress.ip_network(entry)
+        except ValueError:
+            yield "server.trusted_proxies", f'{entry!r} is not an address, a network as 10.0.0.0/8, or "unix"'
+    if server.trusted_proxies and not config.auth_required:
+        yield "server.trusted_proxies", "other machines come by a proxy, and nobody has to log in: add [users.NAME]"
+    if server.accel and not re.fullmatch(r"/([A-Za-z0-9_.-]+/)+", server.accel):
+        yield "server.accel", f"{server.accel!r} is not a location as /scd-results/, with a slash at both ends"
+    if server.accel and not server.trusted_proxies:
+        yield "server.accel", "is for a proxy, and trusted_proxies names none"
+
+
+def _tls(config: Config) -> Iterator[tuple[str, str]]:
+    server = config.server
+    for key, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+        if getattr(server, other) and not getattr(server, key):
+            yield f"server.{key}", f"is missing, and there is a {other}"
+
+
 def _server(config: Config) -> Iterator[tuple[str, str]]:
     if not 0 <= config.server.progress_interval <= 60:
         yield "server.progress_interval", "must be 0 to 60 seconds"
     if config.server.terms_file and not os.access(config.server.terms_file, os.R_OK):
         yield "server.terms_file", f"{config.server.terms_file} cannot be read"
+    if config.server.root_path and not _ROOT_PATH.fullmatch(config.server.root_path):
+        yield "server.root_path", f"{config.server.root_path!r} is not a path as /scd, without a slash at its end"
+    for reader in config.server.metrics:
+        try:
+            ipaddress.ip_network(reader)
+        except ValueError as error:
+            yield "server.metrics", f"{error} (write it as 192.0.2.7 or 192.0.2.0/24)"
 
 
 def _at_least_one(config: Config) -> Iterator[tuple[str, str]]:
@@ -193,3 +213,19 @@ def _runtimes(config: Config) -> Iterator[tuple[str, str]]:
                 yield "runtime", f"env: {name!r} is not the name of a variable"
             elif name in _OWN_VARIABLES:
                 yield "runtime", f"env: {name} is scd's own" + (", and path adds to it" if name == "PATH" else "")
+
+
+_RULES = (
+    _paths,
+    _addresses,
+    _proxies,
+    _tls,
+    _server,
+    _at_least_one,
+    _users,
+    _directory,
+    _numbers,
+    _isolation,
+    _accounts,
+    _runtimes,
+)

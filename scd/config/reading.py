@@ -24,10 +24,13 @@ def load(file: Path | None = None) -> Config:
 
     Raises ConfigError.
     """
-    if file is not None and not file.exists():
-        raise ConfigError(f"{file}: there is no such file")
     main = file or DEFAULT_FILE
-    files = files_of(main)
+    try:
+        files = files_of(main)
+    except PermissionError as error:
+        raise ConfigError(f"{error.filename}: cannot be read by this account") from None
+    if file is not None and file not in files:
+        raise ConfigError(f"{file}: there is no such file")
     merged: dict[str, Any] = {}
     origins: dict[str, Path] = {}
     for path in files:

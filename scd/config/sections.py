@@ -29,6 +29,12 @@ class Server(Section, frozen=True):
     listen: tuple[str, ...] = ()
     user: str = ""
     hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    accel: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    root_path: str = ""
+    metrics: tuple[str, ...] = ()
     terms: str = ""
     terms_file: str = ""
     drain: str = ""
@@ -134,10 +140,14 @@ class Config(Section, frozen=True):
     users: dict[str, User] = {}
 
     @property
+    def can_log_in(self) -> bool:
+        return bool(self.users) or self.auth.has_directory
+
+    @property
     def auth_required(self) -> bool:
         if self.auth.required is not None:
             return self.auth.required
-        return bool(self.users) or self.auth.has_directory
+        return self.can_log_in
 
     @property
     def cores(self) -> int:
@@ -156,6 +166,11 @@ class Config(Section, frozen=True):
         return [address.removeprefix("unix:") for address in self.server.listen if address.startswith("unix:")]
 
     @property
+    def admin_socket(self) -> str | None:
+        """The first Unix socket; further ones are for proxies."""
+        return next(iter(self.unix_sockets), None)
+
+    @property
     def tcp_addresses(self) -> list[tuple[str, int]]:
         return [split_address(address) for address in self.server.listen if not address.startswith("unix:")]
 
@@ -168,6 +183,11 @@ class Config(Section, frozen=True):
     def account_of(self, user: str) -> str:
         """The Unix account of a user's jobs. Empty: scd's own, or none for a user who is not configured any more."""
         return (self.users[user].account if user in self.users else "") or self.local.account
+
+    def users_of(self, account: str) -> frozenset[str]:
+        """The users that a Unix account is: those whose ``account`` it is said to be, and the one of its name unless
+        that one has been given another account."""
+        return frozenset(name for name, user in self.users.items() if (user.account or name) == account)
 
     def limits_of(self, user: str) -> Limits:
         return self.users[user].limits if user in self.users else self.limits

@@ -43,12 +43,17 @@ class Observation(msgspec.Struct):
     plan: Plan | None = None
     raw_plan: bytes | None = None
     usage: ResourceUsage = ResourceUsage()
+    unpack_seconds: float | None = None
+    archive_seconds: float | None = None
 
 
 class Executor(Protocol):
     """An executor keeps what it observed until the job is released: polling loses nothing."""
 
     name: str
+
+    async def trouble(self) -> str:
+        """Why nothing can be started at the moment, "" if it can. Answers within a second or so."""
 
     async def submit(self, spec: Spec) -> str:
         """Start an attempt unless its name was ever started; return its handle."""

@@ -33,6 +33,9 @@ class LocalExecutor:
         self._sampler: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()  # sessions of jobs that ended
 
+    async def trouble(self) -> str:
+        return await asyncio.to_thread(self._launcher.trouble)
+
     async def submit(self, spec: Spec) -> str:
         session = self._sessions.get(spec.job_hash)
         if session is None:

@@ -30,6 +30,7 @@ def observe(seen: Observation, record: dict[str, Any], boot: str) -> None:
             seen.reason, seen.exit_code = _text(record["reason"]), _number(record.get("exit_code"))
             seen.refused, seen.lost = bool(record.get("refused")), bool(record.get("lost"))
             seen.usage = seen.usage.merged(_usage(record.get("usage")))
+            seen.unpack_seconds, seen.archive_seconds = (_seconds(record, part) for part in ("unpack", "archive"))
             seen.state = _state(record["state"])
             if plan := record.get("plan"):
                 _take_plan(seen, plan)
@@ -60,6 +61,13 @@ def _text(value: object) -> str:
 
 def _number(value: object) -> int | None:
     return value if isinstance(value, int) and abs(value) < 2**31 else None
+
+
+def _seconds(record: dict[str, Any], part: str) -> float | None:
+    """How long the runner says that a part of an attempt took."""
+    timing = record.get("timing")
+    value = timing.get(part) if isinstance(timing, dict) else None
+    return float(value) if isinstance(value, int | float) and 0 <= value < 2**31 else None
 
 
 def _usage(figures: object) -> ResourceUsage:

@@ -8,7 +8,7 @@ from ..channel import Message
 from ..procfs import ProcessId, boot_id
 from .journal import Record
 
-_EXTRA = ("plan", "usage", "exit_code", "refused")
+_EXTRA = ("plan", "usage", "exit_code", "refused", "timing")
 
 
 class Attempt:

@@ -46,6 +46,9 @@ class Launcher(Protocol):
     def check(self) -> None:
         """Whether it can do its work. Raises ConfigError saying what to do."""
 
+    def trouble(self) -> str:
+        """Why it does not answer at the moment, "" if it does."""
+
     def adopt(self, job_hash: str, user: str) -> None:
         """Give the job's processes the access that they need to its directory. Raises ShimFailed."""
 

@@ -28,6 +28,7 @@ from .wipe import wipe
 _PATIENCE = 600.0
 _START_PATIENCE = 10.0  # for a launcher that starts together with scd
 _RETRY = 0.2
+_GREETING = 1.0  # for a look at whether it is there
 
 
 class Gateway:
@@ -52,6 +53,15 @@ class Gateway:
                             "this configuration; [local] launcher names its socket"
                         ) from None
                     time.sleep(_RETRY)
+
+    def trouble(self) -> str:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
+                channel.settimeout(_GREETING)
+                channel.connect(self._config.local.launcher)
+        except OSError:
+            return "scd-launcher does not answer"
+        return ""
 
     def adopt(self, job_hash: str, user: str) -> None:
         self._ask(Adopt(job_hash, self._account(user)))

@@ -30,6 +30,9 @@ class LocalLauncher:
     def check(self) -> None:
         pass
 
+    def trouble(self) -> str:
+        return ""
+
     def adopt(self, job_hash: str, user: str) -> None:
         pass
 

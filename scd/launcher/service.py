@@ -23,6 +23,7 @@ import msgspec
 from .. import __version__
 from ..config import DEFAULT_FILE, Config, files_of, load
 from ..errors import ConfigError, ScdError
+from ..procfs import hide_from_equals
 from ..systemd import notify
 from . import trial
 from .accounts import Account, Refused, find
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
+    hide_from_equals(hidden=True)  # no core dump: the configuration with its hashes is read
     try:
         serve(make_ready((arguments.config or DEFAULT_FILE).absolute()))
     except ScdError as error:

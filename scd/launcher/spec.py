@@ -53,6 +53,7 @@ def _settings(config: Config, work: Work, sandboxed: bool) -> dict[str, object]:
         "max_unpacked": config.server.max_unpacked,
         "max_members": config.server.max_members,
         "max_ratio": config.server.max_ratio,
+        "min_free": config.paths.min_free,
         # Without a sandbox the kernel would count all of the account's.
         "max_processes": config.local.processes if sandboxed else 0,
     }

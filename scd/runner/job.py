@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     max_unpacked: int  # bytes
     max_members: int
     max_ratio: int
+    min_free: int  # bytes that an upload leaves on the disk
     max_processes: int  # and threads, of the whole job; 0: no limit but the system's
     packages: Sequence[str]  # of this Python, for the jobs' records
     places: Mapping[str, Sequence[int]]  # device and inode of what must be at these paths

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -58,10 +59,10 @@ def archive(settings: Settings, step: str, index: str, target: IO[bytes]) -> Non
 
 
 def tail(settings: Settings, step: str, index: str, offset: int, limit: int) -> dict[str, Any]:
-    """Up to ``limit`` bytes of the node's live log from ``offset`` on, as text."""
+    """Up to ``limit`` bytes of the node's live log as text, from ``offset`` on; a negative one counts from the end."""
     path = settings.workdir(step, index) / f"sc_{step}_{index}.log"
     with open(path, "rb") as file:
-        file.seek(offset)
+        offset = file.seek(offset if offset >= 0 else max(0, os.fstat(file.fileno()).st_size + offset))
         data = file.read(limit)
     return {"text": data.decode(errors="replace"), "offset": offset + len(data)}
 

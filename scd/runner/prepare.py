@@ -6,6 +6,7 @@ check has passed and the project is as the first node must find it.
 
 import importlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -32,21 +33,26 @@ def prepare(
     archive: IO[bytes],
     upload: IO[bytes] | None,
     on_prepared: Callable[[], None],
-) -> dict[str, Any]:
-    """The plan of the job. Writes the prepared manifest and the archive of the set-up one. Raises Rejected.
+) -> tuple[dict[str, Any], float]:
+    """The plan of the job, and the seconds that unpacking took. Raises Rejected.
+
+    Writes the prepared manifest and the archive of the set-up one.
 
     ``on_prepared`` is called once the prepared manifest can be read, while the plan is still being made.
     """
+    begun = time.monotonic()
     if upload is not None and settings.jobdir.exists():  # of a preparation that was lost in its middle
         remove_tree(settings.jobdir)
     settings.jobdir.mkdir(parents=True, exist_ok=True)
     if upload is not None:
+        limits = Limits(settings.max_unpacked, settings.max_members, settings.max_ratio, min_free=settings.min_free)
         try:
-            unpack(upload, settings.jobdir, Limits(settings.max_unpacked, settings.max_members, settings.max_ratio))
+            unpack(upload, settings.jobdir, limits)
         except Refused as refusal:
             raise Rejected(f"The upload was refused: {refusal}.") from None
         except OSError as error:
             raise Rejected(f"The upload could not be unpacked: {error.strerror}.") from None
+    unpacked = time.monotonic() - begun
     errors, missing = LastErrors(), packages.watch(settings.cache)
     try:
         project = _load(settings, json.load(manifest))
@@ -68,7 +74,7 @@ def prepare(
     setup = settings.jobdir / f"{settings.design}.pkg.json"
     (settings.jobdir / _SETUP).replace(setup)
     pack(archive, Path(settings.root), [setup])
-    return plan
+    return plan, unpacked
 
 
 def _load(settings: Settings, cfg: dict[str, Any]) -> Any:

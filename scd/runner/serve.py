@@ -14,6 +14,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from typing import Any
 
 from ..channel import ChannelBroken, Message, receive, send
@@ -120,10 +121,10 @@ class Runner:
                 contextlib.ExitStack() as stack,
             ):
                 source = stack.enter_context(open(upload, "rb", closefd=False)) if upload is not None else None
-                plan = prepare(self.settings, cfg, target, source, lambda: write_all(result, _PREPARED))
+                plan, unpacked = prepare(self.settings, cfg, target, source, lambda: write_all(result, _PREPARED))
         except Rejected as refusal:
             return {"state": "error", "reason": str(refusal), "refused": True}
-        return {"state": "success", "plan": plan, "archived": True, "exit_code": 0}
+        return {"state": "success", "plan": plan, "archived": True, "exit_code": 0, "timing": {"unpack": unpacked}}
 
     def _node(self, order: Message, fd: int) -> Message:
         ancestors = order["ancestors"]
@@ -136,11 +137,12 @@ class Runner:
         return self._archive(order, fd)
 
     def _archive(self, order: Message, fd: int) -> Message:
+        begun = time.monotonic()
         os.ftruncate(fd, 0)
         os.lseek(fd, 0, os.SEEK_SET)
         with open(fd, "wb", closefd=False) as target:
             node_.archive(self.settings, order["step"], order["index"], target)
-        return {"archived": True}
+        return {"archived": True, "timing": {"archive": time.monotonic() - begun}}
 
     def _tail(self, order: Message) -> Message:
         try:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "busy_timeout = 10000",
             f"journal_size_limit = {64 * 2**20}")  # fmt: skip
 RESERVE = "reserve"  # beside the database
-_NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "9p"})
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "9p"})
 
 Row = sqlite3.Row
 Parameters = Mapping[str, Any]
@@ -157,12 +157,17 @@ def _unusable(path: Path, error: Exception) -> DatabaseError:
 
 def _refuse_network(directory: Path) -> None:
     """WAL needs shared memory and locks that network file systems do not give."""
+    kind = file_system(directory)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise DatabaseError(f"{directory} is on a network file system ({kind}). Set paths.state to a local disk.")
+
+
+def file_system(directory: Path) -> str:
+    """The kind of file system that a directory is on, as the kernel names it."""
     mounts: list[tuple[str, str]] = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, target, kind, *_ = line.split(" ")
         mounts.append((re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), target), kind))
     real = directory.resolve()
     holding = [mount for mount in mounts if real.is_relative_to(mount[0])]
-    kind = max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""
-    if kind in _NETWORK_FILE_SYSTEMS:
-        raise DatabaseError(f"{directory} is on a network file system ({kind}). Set paths.state to a local disk.")
+    return max(holding, key=lambda mount: len(mount[0]))[1] if holding else ""

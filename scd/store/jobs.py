@@ -1,5 +1,6 @@
 """Jobs, nodes and attempts. Every change of state is guarded: it happens only from a state that allows it."""
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,8 +19,25 @@ _ENDED = ", ".join(f"'{state}'" for state in sorted(JOB_ENDED))
 
 _JOB = "SELECT * FROM jobs WHERE job_hash = :job_hash"
 _UNFINISHED = f"SELECT * FROM jobs WHERE state NOT IN ({_ENDED}) ORDER BY created, job_hash"
-_RECENT = "SELECT * FROM jobs WHERE (:user IS NULL OR user = :user) ORDER BY created DESC, job_hash LIMIT :limit"
-_PREFIX = "SELECT job_hash FROM jobs WHERE substr(job_hash, 1, length(:prefix)) = :prefix LIMIT 2"
+# A filter that is NULL lets all through. A job that lasts from ``since`` to ``until`` or overlaps it is within.
+_SELECT = """
+    SELECT * FROM jobs
+    WHERE (:users IS NULL OR user IN (SELECT value FROM json_each(:users)))
+        AND (:hashes IS NULL OR job_hash IN (SELECT value FROM json_each(:hashes)))
+        AND (:states IS NULL OR state IN (SELECT value FROM json_each(:states)))
+        AND (:since IS NULL OR ended IS NULL OR ended >= :since) AND (:until IS NULL OR created <= :until)
+    ORDER BY created DESC, job_hash LIMIT :limit"""
+_PREFIX = """
+    SELECT job_hash FROM jobs WHERE substr(job_hash, 1, length(:prefix)) = :prefix
+        AND (:users IS NULL OR user IN (SELECT value FROM json_each(:users))) LIMIT :limit"""
+# Without the plan, which may have megabytes. The pair of a job's time and hash is its place in the list.
+_LISTED = ", ".join("NULL AS plan" if name == "plan" else name for name in Job.__struct_fields__)
+_PAGE = f"""
+    SELECT {_LISTED} FROM jobs WHERE user = :user AND (created, job_hash) < (:created, :job_hash)
+    ORDER BY created DESC, job_hash DESC LIMIT :limit"""
+_PAGE_OF_STATE = f"""
+    SELECT {_LISTED} FROM jobs WHERE user = :user AND state = :state AND (created, job_hash) < (:created, :job_hash)
+    ORDER BY created DESC, job_hash DESC LIMIT :limit"""
 _RETRIED = """
     SELECT job_hash FROM jobs WHERE digest = :digest AND user = :user AND answered = 0 AND created >= :since
     ORDER BY created DESC LIMIT 1"""
@@ -36,9 +54,9 @@ _SEALED = f"""
     WHERE job_hash = :job_hash AND generation = :generation AND state IN ({_ENDED})"""
 _INSERT_JOB = """
     INSERT INTO jobs (job_hash, user, state, reason, design, jobname, flow, runtime, created, ended, upload_bytes,
-                      digest, public_key)
+                      upload_seconds, digest, public_key)
     VALUES (:job_hash, :user, :state, :reason, :design, :jobname, :flow, :runtime, :created, :ended, :upload_bytes,
-            :digest, :public_key)"""
+            :upload_seconds, :digest, :public_key)"""
 _MOVE_JOB = """
     UPDATE jobs SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended
     WHERE job_hash = :job_hash AND state IN (SELECT value FROM json_each(:sources)) RETURNING job_hash"""
@@ -81,6 +99,7 @@ _START_ATTEMPT = "UPDATE attempts SET started = :started WHERE name = :name AND 
 _END_ATTEMPT = """
     UPDATE attempts SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended,
         elapsed = :elapsed, exit_code = :exit_code, archive = :archive, lost = :lost,
+        unpack_seconds = :unpack_seconds, archive_seconds = :archive_seconds,
         cpu_seconds = coalesce(:cpu_seconds, cpu_seconds), peak_bytes = coalesce(:peak_bytes, peak_bytes),
         read_bytes = coalesce(:read_bytes, read_bytes), written_bytes = coalesce(:written_bytes, written_bytes)
     WHERE name = :name AND state IS NULL RETURNING cores"""
@@ -126,12 +145,32 @@ class JobStore:
     async def unfinished(self) -> list[Job]:
         return _all(Job, await self.database.read(_UNFINISHED))
 
-    async def recent(self, user: str | None, limit: int) -> list[Job]:
-        return _all(Job, await self.database.read(_RECENT, {"user": user, "limit": limit}))
+    async def select(
+        self,
+        *,
+        users: Iterable[str] | None = None,
+        hashes: Iterable[str] | None = None,
+        states: Iterable[str] | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int,
+    ) -> list[Job]:
+        """Jobs that pass each filter, the newest first. ``since`` and ``until``: what existed then."""
+        return _all(Job, await self.database.read(_SELECT, {
+            "users": None if users is None else _json(users), "hashes": None if hashes is None else _json(hashes),
+            "states": None if states is None else _json(states), "since": since, "until": until, "limit": limit,
+        }))  # fmt: skip
 
-    async def matching(self, prefix: str) -> list[str]:
-        """At most two job hashes that begin with ``prefix``."""
-        return [row["job_hash"] for row in await self.database.read(_PREFIX, {"prefix": prefix})]
+    async def page(self, user: str, state: JobState | None, before: tuple[float, str] | None, limit: int) -> list[Job]:
+        """A user's jobs, the newest first, from behind the job with that ``created`` and hash on; no plans."""
+        created, job_hash = before or (math.inf, "")
+        row = {"user": user, "state": state, "created": created, "job_hash": job_hash, "limit": limit}
+        return _all(Job, await self.database.read(_PAGE if state is None else _PAGE_OF_STATE, row))
+
+    async def matching(self, prefix: str, users: Iterable[str] | None, limit: int) -> list[str]:
+        """Hashes of these users' jobs, or of all, that begin with ``prefix``; ``limit`` at most."""
+        row = {"prefix": prefix, "users": None if users is None else _json(users), "limit": limit}
+        return [found["job_hash"] for found in await self.database.read(_PREFIX, row)]
 
     async def retried(self, digest: str, user: str, since: float) -> str | None:
         """The job of an equal submission whose answer was not delivered."""

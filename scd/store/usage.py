@@ -15,6 +15,13 @@ _UNFINISHED = "SELECT count(*) AS jobs FROM jobs WHERE user = :user AND state NO
     ", ".join(f"'{state}'" for state in sorted(JOB_ENDED))
 )
 
+_CHARGE_DOWNLOAD = """
+    INSERT INTO ledger (at, user, job_hash, result_bytes, seconds) VALUES (:at, :user, :job_hash, :sent, :seconds)"""
+
+_DOWNLOADS = """
+    SELECT count(*) AS times, coalesce(sum(result_bytes), 0) AS result_bytes, coalesce(sum(seconds), 0.0) AS seconds
+    FROM ledger WHERE job_hash = :job_hash AND result_bytes > 0"""
+
 
 class UsageStore:
     def __init__(self, database: Database):
@@ -35,8 +42,15 @@ class UsageStore:
             period_ends=since + period,
         )
 
-    async def charge_download(self, db: aiosqlite.Connection, user: str, job_hash: str, sent: int) -> None:
+    async def downloads(self, job_hash: str) -> tuple[int, int, float]:
+        """How often results of a job were fetched, the bytes, and the seconds that it took."""
+        (row,) = await self.database.read(_DOWNLOADS, {"job_hash": job_hash})
+        return row["times"], row["result_bytes"], row["seconds"]
+
+    async def charge_download(
+        self, db: aiosqlite.Connection, user: str, job_hash: str, sent: int, seconds: float
+    ) -> None:
         await db.execute(
-            "INSERT INTO ledger (at, user, job_hash, result_bytes) VALUES (:at, :user, :job_hash, :sent)",
-            {"at": time.time(), "user": user, "job_hash": job_hash, "sent": sent},
+            _CHARGE_DOWNLOAD,
+            {"at": time.time(), "user": user, "job_hash": job_hash, "sent": sent, "seconds": seconds},
         )

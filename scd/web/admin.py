@@ -1,62 +1,109 @@
-"""What scdctl asks of a running daemon. By the Unix socket only, which root and scd's account can open."""
+"""What scdctl asks of a running daemon, by the Unix socket: root and scd's account anything, users of their own."""
 
+import asyncio
+
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from ..audit import audit, mend
-from ..errors import BadRequest, Forbidden, NotRunning
-from ..executors.base import Executor
+from ..errors import BadRequest, NotRunning, UnknownJob
+from ..listing import VERSION, Query, Record, describe, find, list_jobs, list_nodes
+from ..logs import read_log
 from ..model import NodeKey
-from ..scheduler import Scheduler
-from ..spool import Spool
-from ..store import JobStore
 from .answers import JsonAnswer
-from .guard import is_local_socket
+from .api import Services
+from .peers import only_administrator, seen_by
 from .schemas import check_hash
+
+_MOST_LISTED = 100_000
+_PIECE = 4 * 2**20  # bytes of an ended node's log in an answer
 
 
 class Admin:
-    def __init__(self, scheduler: Scheduler, executor: Executor, store: JobStore, spool: Spool):
-        self._scheduler = scheduler
-        self._executor = executor
-        self._store = store
-        self._spool = spool
+    def __init__(self, services: Services):
+        self._s = services
+        self._reading = asyncio.Semaphore(1)  # an archive takes a thread for as long as its job made it large
 
     def routes(self) -> list[Route]:
         return [
+            Route("/admin/jobs", self.jobs, methods=["GET"]),
+            Route("/admin/jobs/{prefix}", self.job, methods=["GET"]),
+            Route("/admin/nodes", self.nodes, methods=["GET"]),
             Route("/admin/cancel/{job_hash}", self.cancel, methods=["POST"]),
             Route("/admin/fix", self.fix, methods=["POST"]),
             Route("/admin/log/{job_hash}/{step}/{index}", self.log, methods=["GET"]),
         ]
 
+    async def jobs(self, request: Request) -> Response:
+        """``{"version", "jobs"}``, of query ``query``: a listing.Query in JSON."""
+        return _answer("jobs", await list_jobs(self._s.store, await self._query(request)))
+
+    async def nodes(self, request: Request) -> Response:
+        return _answer("nodes", await list_nodes(self._s.store, await self._query(request)))
+
+    async def job(self, request: Request) -> Response:
+        """``{"version", "jobs"}`` of one job and all that is known of it, by the beginning of its hash."""
+        users = await seen_by(request, self._s.config)
+        job_hash = await find(self._s.store, request.path_params["prefix"], users)
+        return _answer("jobs", [await describe(self._s.store, job_hash)])
+
     async def cancel(self, request: Request) -> Response:
-        """``{"message", "success"}``; 404 if the job is not running."""
-        _only_local(request)
+        """``{"message", "success"}``; 404 if the job is not running, or not the caller's."""
         job_hash = check_hash(request.path_params["job_hash"])
-        if not await self._scheduler.cancel(job_hash, "by the administrator"):
+        own = await self._own(request, job_hash)
+        if not await self._s.scheduler.cancel(job_hash, own or "by the administrator"):
             raise NotRunning(f"Job {job_hash} is not running.")
         return JsonAnswer({"message": f"Job {job_hash} is being cancelled.", "success": True})
 
     async def fix(self, request: Request) -> Response:
         """``{"findings": [...]}``: what did not fit between disk and database, mended where that can be."""
-        _only_local(request)
-        return JsonAnswer({"findings": await mend(await audit(self._store, self._spool))})
+        only_administrator(request)
+        return JsonAnswer({"findings": await mend(await audit(self._s.store, self._s.spool))})
 
     async def log(self, request: Request) -> Response:
-        """``{"text", "offset"}`` of a running node's log from query ``offset`` on; 404 if it does not run."""
-        _only_local(request)
-        key = NodeKey(request.path_params["step"], request.path_params["index"])
+        """``{"text", "offset", "live"}`` of a node's log from query ``offset`` on. No text: there is no more of it yet,
+        or ever, if it is not ``live``. 404 if it has none."""
         offset = request.query_params.get("offset", "0")
-        if not offset.isascii() or not offset.isdigit():
+        if not offset.isascii() or not offset.isdigit() or len(offset) > 15:
             raise BadRequest("offset must be a number.")
         job_hash = check_hash(request.path_params["job_hash"])
-        found = await self._executor.tail(job_hash, key, int(offset))
-        if found is None:
-            raise NotRunning(f"Node {job_hash}.{key} is not running.")
-        return JsonAnswer({"text": found["text"], "offset": found["offset"]})
+        await self._own(request, job_hash)
+        key = NodeKey(request.path_params["step"], request.path_params["index"])
+        found = await self._s.executor.tail(job_hash, key, int(offset))
+        if found is not None:
+            return JsonAnswer({"text": found["text"], "offset": found["offset"], "live": True})
+        archive = await self._s.store.archive(job_hash, key)
+        if archive is None:
+            raise NotRunning(f"Node {job_hash}.{key} is not running, and has left no log.")
+        path = self._s.spool.job(job_hash).archives / archive
+        async with self._reading:
+            data = await asyncio.to_thread(read_log, path, key, int(offset), _PIECE)
+        return JsonAnswer({"text": data.decode(errors="replace"), "offset": int(offset) + len(data), "live": False})
+
+    async def _query(self, request: Request) -> Query:
+        """What is asked for, of what the caller may see."""
+        users = await seen_by(request, self._s.config)
+        try:
+            query = msgspec.json.decode(request.query_params.get("query", "{}"), type=Query)
+        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+            raise BadRequest(f"Invalid query: {error}.") from None
+        if users is not None:
+            users = users if query.users is None else users & query.users
+            query = msgspec.structs.replace(query, users=users)
+        return msgspec.structs.replace(query, limit=max(0, min(query.limit, _MOST_LISTED)))
+
+    async def _own(self, request: Request, job_hash: str) -> str:
+        """By which user a job's own asks, "" for the administrator. Raises Forbidden, or UnknownJob for others' too."""
+        users = await seen_by(request, self._s.config)
+        if users is None:
+            return ""
+        job = await self._s.store.job(job_hash)
+        if job is None or job.user not in users:
+            raise UnknownJob(f"There is no job {job_hash} here.")
+        return f"by {job.user}"
 
 
-def _only_local(request: Request) -> None:
-    if not is_local_socket(request.scope):
-        raise Forbidden("This is for the Unix socket only.")
+def _answer(kind: str, records: list[Record]) -> Response:
+    return JsonAnswer({"version": VERSION, kind: records})

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -19,6 +21,7 @@ from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, Unkn
 from ..executors.base import Executor
 from ..intake import Intake, digest
 from ..janitor import Janitor
+from ..metrics import Metrics
 from ..model import Job, NodeKey, Tombstone, Usage
 from ..runtimes import Runtimes
 from ..scheduler import Scheduler
@@ -27,14 +30,19 @@ from ..spool import Spool
 from ..store import JobStore, UsageStore
 from ..units import format_size
 from .answers import JsonAnswer
+from .health import Health
 from .held import Held
-from .login import Login, client_address
+from .login import Login
 from .multipart import Event, PartBegin, PartEnd, events
+from .peers import client_address, is_proxied
 from .progress import Progress, ended, running
 from .schemas import body, check_hash, decode_submission, required_hash
+from .turns import Turns
 
-_CHUNK = 2**18
+_CHUNK = 2**16  # each reader that is slow holds some of them
 _LARGE_AT_ONCE = 2  # submissions of a hundred megabytes, whole in memory
+_SNAPSHOTS_AT_ONCE = 2  # a running node's directory is packed
+_READS_AT_ONCE = 3  # of results, from the disk: not all threads, others need some
 _RESULT_SUFFIX = ".tar.gz"
 
 
@@ -53,6 +61,8 @@ class Services(msgspec.Struct):
     intake: Intake
     janitor: Janitor
     progress: Progress
+    metrics: Metrics
+    health: Health
     terms: str
     draining: Callable[[], str]  # why no new jobs are taken, "" if they are
 
@@ -70,6 +80,8 @@ class Api:
     def __init__(self, services: Services):
         self._s = services
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._snapshots = Turns(_SNAPSHOTS_AT_ONCE)
+        self._reads = Turns(_READS_AT_ONCE)
 
     def routes(self) -> list[Route]:
         """Each path with and without the trailing slash: a redirect would turn the POST into a GET."""
@@ -197,32 +209,46 @@ class Api:
         asked = await body(request)
         user = (await self._s.login(request, asked)).user
         job_hash = required_hash(asked)
-        job = await self._owned(job_hash, user)
+        view = self._s.board.get(job_hash)
+        if view is not None and view.user != user:
+            raise NotOwner
+        # Without the database for all that is on the board: this is what clients ask most.
         answer = await self._s.progress.watch(job_hash, client_address(request))
         if answer is None:
+            job = await self.owned(job_hash, user)
             answer = ended(job.state, job.reason) if job.state.ended else running(self._waiting(job))
         return JsonAnswer(answer)
 
     async def cancel_job(self, request: Request) -> Response:
         asked = await body(request)
         user = (await self._s.login(request, asked)).user
-        job = await self._owned(required_hash(asked), user)
-        if job.state.ended or not await self._s.scheduler.cancel(job.job_hash, f"by {user or 'the user'}"):
-            current = await self._owned(job.job_hash, user)
-            raise NotRunning(f"Job {job.job_hash} is not running: it is {current.state}.")
-        return JsonAnswer({"message": f"Job {job.job_hash} is being cancelled.", "success": True})
+        job_hash = required_hash(asked)
+        await self.cancel(job_hash, user)
+        return JsonAnswer({"message": f"Job {job_hash} is being cancelled.", "success": True})
+
+    async def cancel(self, job_hash: str, user: str) -> None:
+        """A user's own job. Raises UnknownJob, NotOwner, NotRunning."""
+        job = await self.owned(job_hash, user)
+        if job.state.ended or not await self._s.scheduler.cancel(job_hash, f"by {user or 'the user'}"):
+            current = await self.owned(job_hash, user)
+            raise NotRunning(f"Job {job_hash} is not running: it is {current.state}.")
 
     async def delete_job(self, request: Request) -> Response:
         asked = await body(request)
         user = (await self._s.login(request, asked)).user
-        job = await self._owned(required_hash(asked), user)
+        job_hash = required_hash(asked)
+        await self.delete(job_hash, user)
+        return JsonAnswer({"message": f"Job {job_hash} is deleted.", "success": True})
+
+    async def delete(self, job_hash: str, user: str) -> None:
+        """A user's own job that ended. Raises UnknownJob, NotOwner, BadRequest."""
+        job = await self.owned(job_hash, user)
         if isinstance(job, Tombstone):
-            raise UnknownJob(f"Job {job.job_hash} was deleted before.")
+            raise UnknownJob(f"Job {job_hash} was deleted before.")
         if not job.state.ended:
-            raise BadRequest(f"Job {job.job_hash} is still {job.state}; cancel it first.")
-        if not await self._s.janitor.delete(job.job_hash):
-            raise BadRequest(f"Job {job.job_hash} has just been resumed; cancel it first.")
-        return JsonAnswer({"message": f"Job {job.job_hash} is deleted.", "success": True})
+            raise BadRequest(f"Job {job_hash} is still {job.state}; cancel it first.")
+        if not await self._s.janitor.delete(job_hash):
+            raise BadRequest(f"Job {job_hash} has just been resumed; cancel it first.")
 
     async def get_results(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -230,13 +256,20 @@ class Api:
             raise NoResults("Results are at /get_results/<job_hash>.tar.gz.")
         job_hash = check_hash(name.removesuffix(_RESULT_SUFFIX))
         asked = await body(request)
-        owner = await self._s.login(request, asked)
+        return await self.results(request, job_hash, await self._s.login(request, asked), asked.node)
+
+    async def results(self, request: Request, job_hash: str, owner: Identity, node: str | None) -> Response:
+        """An archive of a user's own job, charged as it is sent.
+
+        Raises UnknownJob, NotOwner, NoResults, ResultTooLarge, WrongKey.
+        """
         user = owner.user
-        job = await self._owned(job_hash, user)
+        job = await self.owned(job_hash, user)
         if isinstance(job, Tombstone):
             raise NoResults(f"Job {job_hash} was deleted.")
         self._s.janitor.fetched(job_hash)
-        path, temporary = await self._archive(job_hash, asked.node)
+        who = user or client_address(request)
+        path, temporary = await self._archive(request, who, job_hash, node)
         try:
             file = await asyncio.to_thread(open_either, path, private_key(owner.key) if owner.key else None)
         except FileNotFoundError:
@@ -251,10 +284,25 @@ class Api:
         except BaseException:
             file.close()
             raise
-        headers = {"content-length": str(size), "content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
-        return StreamingResponse(self._send(file, user, job_hash), media_type="application/gzip", headers=headers)
+        headers = {"content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
+        # What is encrypted, or is about to be, the proxy cannot send.
+        if self._s.config.server.accel and is_proxied(request.scope) and not temporary and not job.public_key:
+            return await self._hand_over(file, path, user, job_hash, headers)
+        headers["content-length"] = str(size)
+        return StreamingResponse(self._send(file, user, who, job_hash), media_type="application/gzip", headers=headers)
 
-    async def _archive(self, job_hash: str, node: str | None) -> tuple[Path, bool]:
+    async def _hand_over(
+        self, file: IO[bytes], path: Path, user: str, job_hash: str, headers: dict[str, str]
+    ) -> Response:
+        """Let the proxy send an archive. What it sends is not known here: all of it is charged."""
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            await asyncio.to_thread(self._s.spool.let_group_read, job_hash, file.fileno())
+        await self._charge(user, job_hash, size, 0.0)
+        location = f"{self._s.config.server.accel}{path.relative_to(self._s.spool.jobs)}"
+        return Response(headers={**headers, "x-accel-redirect": location}, media_type="application/gzip")
+
+    async def _archive(self, request: Request, who: str, job_hash: str, node: str | None) -> tuple[Path, bool]:
         """The archive's path, and whether it was made for this request alone. Raises NoResults."""
         store = self._s.store
         key = NodeKey("", "")
@@ -264,7 +312,10 @@ class Api:
                 raise NoResults(f"Job {job_hash} has no node {node!r}.")
             key = found.key
             if found.state.live:
-                snapshot = await self._s.executor.snapshot(job_hash, key)
+                async with self._snapshots.turn(who):
+                    if await request.is_disconnected():  # it has waited too long, and asks again
+                        raise ClientDisconnect
+                    snapshot = await self._s.executor.snapshot(job_hash, key)
                 if snapshot is not None:
                     return Path(snapshot), True
         archive = await store.archive(job_hash, key)
@@ -273,23 +324,27 @@ class Api:
             raise NoResults(f"There are no results of {what} yet.")
         return self._s.spool.job(job_hash).archives / archive, False
 
-    async def _send(self, file: IO[bytes], user: str, job_hash: str) -> AsyncIterator[bytes]:
+    async def _send(self, file: IO[bytes], user: str, who: str, job_hash: str) -> AsyncIterator[bytes]:
         """The file, charged by what was really sent, also when the client leaves in the middle."""
-        sent = 0
+        sent, begun = 0, time.monotonic()
         try:
-            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+            while chunk := await self._read(file, who):
                 yield chunk
                 sent += len(chunk)
         finally:
             file.close()
             with contextlib.suppress(ClientDisconnect):
-                await asyncio.shield(self._charge(user, job_hash, sent))
+                await asyncio.shield(self._charge(user, job_hash, sent, time.monotonic() - begun))
 
-    async def _charge(self, user: str, job_hash: str, sent: int) -> None:
+    async def _read(self, file: IO[bytes], who: str) -> bytes:
+        async with self._reads.turn(who):
+            return await asyncio.to_thread(file.read, _CHUNK)
+
+    async def _charge(self, user: str, job_hash: str, sent: int, seconds: float) -> None:
         async with self._s.store.database.transaction() as db:
-            await self._s.usage.charge_download(db, user, job_hash, sent)
+            await self._s.usage.charge_download(db, user, job_hash, sent, seconds)
 
-    async def _owned(self, job_hash: str, user: str) -> Job | Tombstone:
+    async def owned(self, job_hash: str, user: str) -> Job | Tombstone:
         """The job or its tombstone. 404 only for a hash that never was a job: the client polls a 404 for ever."""
         job = await self._s.store.job(job_hash) or await self._s.store.tombstone(job_hash)
         if job is None:

@@ -5,6 +5,7 @@ from starlette.requests import Request
 from ..auth import Authenticator, Identity
 from ..config import Config, is_loopback
 from ..errors import Forbidden
+from .peers import client_address
 from .schemas import Body
 
 
@@ -29,11 +30,6 @@ class Login:
                 "[server] trusted_proxies. Where the network itself is trusted, set [auth] plain_http = true."
             )
         return await self._authenticator.authenticate(asked.username, asked.key, address)
-
-
-def client_address(request: Request) -> str:
-    """ "" for whoever comes by a Unix socket."""
-    return request.client.host if request.client else ""
 
 
 def _is_private(request: Request, address: str) -> bool:

@@ -43,6 +43,10 @@ class Progress:
         self._stopping = True
         self._board.shake()
 
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
     async def watch(self, job_hash: str, client: str) -> Answer | None:
         """The next answer for ``client``, None if the job is not on the board."""
         view = self._board.get(job_hash)

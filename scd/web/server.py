@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
@@ -16,7 +17,8 @@ from ..config import Config, split_address
 from ..errors import ConfigError
 from ..systemd import notify
 from .doors import Doors, affordable
-from .pace import Gate
+from .pace import Gate, Place
+from .peers import Trusted
 from .progress import Progress
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 _KEEP_ALIVE = 15
 _STOP_DEADLINE = 10
 _FIRST_REQUEST = 1.0
+_PROXY_MODE = 0o660  # a proxy's account is made a member of scd's group
 
 Duty = Callable[[], Awaitable[None]]
 
@@ -34,7 +37,10 @@ class Server(uvicorn.Server):
     ``last_duty`` is done at the first signal, while requests are still answered.
     """
 
-    def __init__(self, app: Starlette, config: Config, progress: Progress, banner: str, last_duty: Duty):
+    def __init__(
+        self, app: Starlette, config: Config, progress: Progress, banner: str, last_duty: Duty,
+        tls: ssl.SSLContext | None = None,
+    ):  # fmt: skip
         super().__init__(
             uvicorn.Config(
                 app, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
@@ -42,7 +48,11 @@ class Server(uvicorn.Server):
             )
         )  # fmt: skip
         own = config.server
-        self._gate = Gate(affordable(own.max_connections), own.max_connections_per_address, own.min_rate)
+        self._gate = Gate(
+            affordable(own.max_connections), own.max_connections_per_address, own.min_rate, Trusted(own.trusted_proxies)
+        )
+        self._tls = tls
+        self._admin_socket = config.admin_socket
         self._doors: Doors | None = None
         self._progress = progress
         self._banner = banner
@@ -55,13 +65,15 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup([])
-        self._doors = Doors(sockets or [], self._protocol, self._gate)
+        self._doors = Doors(sockets or [], self._protocol, self._gate, self._admin_socket, self._tls)
         self._doors.open()
         log.info("%s", self._banner)
         notify("READY=1")
 
-    def _protocol(self) -> asyncio.Protocol:
-        return self._gate.protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+    def _protocol(self, place: Place) -> asyncio.Protocol:
+        return self._gate.protocol(
+            place, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn cuts off who has connected and whose request has not been read yet: let these requests come first."""
@@ -106,7 +118,9 @@ def bind(config: Config) -> list[socket.socket]:
     sockets = []
     for address in config.server.listen:
         try:
-            sockets.append(_bind_unix(address[5:]) if address.startswith("unix:") else _bind_tcp(address))
+            path = address.removeprefix("unix:")
+            mode = _admin_mode(config) if path == config.admin_socket else _PROXY_MODE
+            sockets.append(_bind_tcp(address) if path == address else _bind_unix(path, mode))
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
     return sockets
@@ -122,11 +136,16 @@ def _bind_tcp(address: str) -> socket.socket:
     return listener
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _admin_mode(config: Config) -> int:
+    """Open to every account, of which each is told what is its own. Without users nothing is anybody's."""
+    return 0o666 if config.auth_required else 0o600
+
+
+def _bind_unix(path: str, mode: int) -> socket.socket:
     """Only after the state directory is locked: a socket found there is a dead daemon's."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)
-    os.chmod(path, 0o600)
+    os.chmod(path, mode)
     return listener

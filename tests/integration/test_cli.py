@@ -68,8 +68,8 @@ def test_json_is_stable(ctl: Daemon, failed: str) -> None:
     assert answer["version"] == 1
     (job,) = answer["jobs"]
     assert sorted(job) == [
-        "created", "design", "ended", "flow", "job_hash", "jobname", "reason", "runtime", "started", "status",
-        "upload_bytes", "user",
+        "created", "design", "disk_bytes", "elapsed", "ended", "flow", "job_hash", "jobname", "reason", "runtime",
+        "started", "status", "upload_bytes", "user",
     ]  # fmt: skip
     assert job["created"].endswith("Z")
     nodes = json.loads(good(ctl, "--json", "nodes", "-j", failed[:8]))
@@ -78,13 +78,59 @@ def test_json_is_stable(ctl: Daemon, failed: str) -> None:
     assert (node["job_hash"], node["step"], node["index"], node["status"]) == (failed, "lint", "0", "error")
     assert node["attempts"] == 1
     assert node["elapsed"] > 0
+    assert sorted(node) == [
+        "attempts", "cores", "cpu_seconds", "design", "elapsed", "ended", "exit_code", "index", "job_hash",
+        "peak_bytes", "queued", "read_bytes", "reason", "started", "status", "step", "user", "written_bytes",
+    ]  # fmt: skip
+    (shown,) = json.loads(good(ctl, "--json", "show", failed))["jobs"]
+    assert sorted(set(shown) - set(job)) == ["nodes", "timing"]
+    assert sorted(set(shown["nodes"][0]) - set(node)) == ["archive", "inputs", "level", "run", "tool", "wait"]
+
+
+def test_slurms_flags(ctl: Daemon, failed: str) -> None:
+    """As somebody types them who knows squeue and sacct."""
+    only = ("-n", "-P", "-o", "JobID,State")
+    assert f"{failed}|failed\n" in good(ctl, "jobs", *only, "-S", "now-1hour")
+    assert f"{failed}|failed\n" in good(ctl, "jobs", *only, "-S", "today", "-E", "now")
+    assert good(ctl, "jobs", *only, "-E", "now-1hour") == ""
+    assert good(ctl, "jobs", *only, "-S", "now+1hour") == ""
+    assert good(ctl, "jobs", *only, "-j", f"{failed},{failed[:6]}", "-t", "failed,timeout") == f"{failed}|failed\n"
+    assert good(ctl, "nodes", *only, "-j", failed) == f"{failed}.lint/0|error\n"
+    assert f"{failed}.lint/0|error\n" in good(ctl, "nodes", *only, "-S", "now-1hour", "-u", ",somebody")
+    assert good(ctl, "nodes", *only, "-E", "now-1hour") == ""
+    head, line = good(ctl, "nodes", "-j", failed, "-o", "node,Elapsed,MaxRSS,CPUTime").splitlines()
+    assert head.split() == ["NODE", "TIME", "MEMORY", "CPUTIME"]
+    assert re.fullmatch(rf"{failed[:8]}\.lint/0 +00:00:0\d +[0-9.]+MiB +00:00:\d\d", line)
 
 
 def test_show(ctl: Daemon, failed: str) -> None:
     text = good(ctl, "show", failed[:8])
     assert f"job_hash={failed}\n" in text
     assert "status=failed\n" in text
-    assert "\n  lint/0\n      Status=error Attempts=1 Time=00:00:00 CPU=" in text
+    assert re.search(
+        r"\n  lint/0 error\n      Attempts=1 Start=\S+ Time=00:00:0\d CPU=\S+s Memory=\S+iB Reason=slang", text
+    )
+
+
+def test_where_the_time_went(ctl: Daemon) -> None:
+    """Every part is measured, and the parts of a node are no longer than the job."""
+    job_hash = submit(ctl, "work", "script=sleep 1")
+    ctl.wait(job_hash)
+    assert ctl.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"}).status_code == 200
+    (job,) = json.loads(good(ctl, "--json", "show", job_hash))["jobs"]
+    timing = job["timing"]
+    for part in ("upload", "queue", "unpack", "prepare", "run", "total", "download"):
+        assert timing[part] is not None, f"{part} was not measured"
+        assert 0 <= timing[part] < 60
+    assert timing["downloads"] == 1
+    assert timing["download_bytes"] > 0
+    work = next(node for node in job["nodes"] if node["step"] == "work")
+    assert 1 <= work["run"] <= timing["run"] <= timing["total"]
+    assert 0 < work["archive"] < work["elapsed"]
+    assert work["wait"] >= 0
+    text = good(ctl, "show", "--timing", job_hash)
+    assert re.search(r"\n  prepare +\d+\.\d+s  by SiliconCompiler\n", text)
+    assert re.search(r"\nwork/0 +success +\d+\.\d+s +1\.\ds ", text)
 
 
 def test_log(ctl: Daemon, failed: str) -> None:
@@ -102,6 +148,11 @@ def test_log(ctl: Daemon, failed: str) -> None:
         (("show", "abc"), 1, "give at least the first 4 of its 32 characters"),
         (("show", "x' OR 1"), 1, "is no job hash"),
         (("log", "{hash}.nothing/0"), 1, "has no node nothing/0"),
+        (("log", "{hash}.lnt/0"), 1, "Did you mean lint/0? It has: lint/0."),
+        (("jobs", "-t", "faild"), 2, "Did you mean failed?"),
+        (("jobs", "-S", "soon"), 2, "not a time: 'soon' (write it as now-1hour"),
+        (("jobs", "-o", "usr"), 2, "Did you mean user?"),
+        (("shwo", "{hash}"), 2, "Did you mean show?"),
         (("log", "{hash}.lint"), 1, "write it as HASH.STEP/INDEX"),
         (("jobs", "-o", "colour"), 2, "Unknown column 'colour'. There are: job_hash, user"),
         (("jobs", "-t", "lost"), 2, "unknown state 'lost'"),

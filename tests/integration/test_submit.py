@@ -3,6 +3,7 @@
 import json
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -334,3 +335,24 @@ def test_the_manifests_key_is_stored_nowhere(new_daemon: NewDaemon, tmp_path: Pa
     for path in [*daemon.directory.rglob("*")]:
         if path.is_file():
             assert secret.encode() not in path.read_bytes(), f"the key is in {path}"
+
+
+def test_an_import_that_does_not_fit_as_it_unpacks(new_daemon: NewDaemon, tmp_path: Path) -> None:
+    """It is small on the wire, and would leave less than min_free: other jobs need that."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m", "scd-test", str(disk)]).returncode != 0:
+        pytest.skip("no small disk can be mounted here (it takes root)")
+    try:
+        daemon = new_daemon(paths=f'spool = "{disk}/spool"\nmin_free = "100MiB"')
+        archive = import_archive({"large": bytes(80 * 2**20)})
+        assert len(archive) < 2**20, "it is refused as it comes"
+        job_hash = daemon.submit(manifest("chain"), archive).json()["job_hash"]
+        answer = daemon.wait(job_hash)
+        assert answer["status"] == "rejected"
+        assert "The upload was refused: the server's disk has no space for it" in answer["message"]
+        smaller = daemon.submit(manifest("chain"), import_archive({"large": bytes(20 * 2**20)})).json()["job_hash"]
+        assert daemon.wait(smaller)["status"] == "completed"
+        daemon.end_everything()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

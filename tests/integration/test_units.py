@@ -1,5 +1,6 @@
 """The systemd units, by systemd's own judgement."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -15,14 +16,16 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_the_units_are_valid(tmp_path: Path) -> None:
-    for unit in UNITS.iterdir():
-        text = unit.read_text().replace("/usr/bin/scd", "/bin/true")
+    units = [path for path in UNITS.iterdir() if path.is_file()]
+    assert {unit.suffix for unit in units} == {".service", ".socket", ".timer"}
+    for unit in units:
+        text = re.sub(r"/usr/bin/scd\S*", "/bin/true", unit.read_text())
         (tmp_path / unit.name).write_text(re.sub(r"^Documentation=.*$", "", text, flags=re.MULTILINE))
-    for unit in UNITS.iterdir():
+    for unit in units:
         done = subprocess.run(
             ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit.name)], capture_output=True, text=True
         )
-        ours = [line for line in (done.stdout + done.stderr).splitlines() if "scd." in line]
+        ours = [line for line in (done.stdout + done.stderr).splitlines() if "scd" in line]
         assert ours == [], f"{unit.name}: {ours}"
 
 
@@ -38,6 +41,22 @@ def test_the_service_is_hardened() -> None:
 
 def test_jobs_survive_a_restart_of_the_service() -> None:
     text = (UNITS / "scd.service").read_text()
-    for line in ("KillMode=process", "RuntimeDirectoryPreserve=restart", "Type=notify"):
+    for line in ("KillMode=process", "RuntimeDirectoryPreserve=yes", "Type=notify"):
         assert f"\n{line}\n" in text
     assert "PrivateTmp=yes" not in text, "the jobs' temporary directories would vanish"
+
+
+def test_the_account_and_the_directories(tmp_path: Path) -> None:
+    """In an empty root: what sysusers.d and tmpfiles.d of this machine hold does not count."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes accounts")
+    (tmp_path / "etc").mkdir()
+    for kind, tool, option in (("sysusers.d", "systemd-sysusers", ""), ("tmpfiles.d", "systemd-tmpfiles", "--create")):
+        file = UNITS / kind / "scd.conf"
+        command = [tool, f"--root={tmp_path}", *filter(None, [option]), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    (account,) = (line for line in (tmp_path / "etc/passwd").read_text().splitlines() if line.startswith("scd:"))
+    assert account.endswith(":/var/lib/scd:/usr/sbin/nologin"), "somebody could log in as scd"
+    modes = {path: (tmp_path / path).stat().st_mode & 0o7777 for path in ("etc/scd", "var/lib/scd", "var/backups/scd")}
+    assert modes == {"etc/scd": 0o750, "var/lib/scd": 0o711, "var/backups/scd": 0o700}

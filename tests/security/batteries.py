@@ -86,7 +86,10 @@ def headers(rng: random.Random, _: list[str]) -> Iterator[Request]:
         path = rng.choice(["/check_server/", "/check_progress", "/healthz", "/openapi.yaml", "/admin/fix",
         "/nothing", "/",
                            "//healthz", "/check_server/..", "/get_results/..%2f..%2fetc%2fpasswd", "/healthz/",
-                           "/admin/log/%00/a/b?offset=%ff", "/check_server/?" + "x" * 3000, "http://localhost/healthz",
+                           "/admin/log/%00/a/b?offset=%ff", "/login?next=//x", "/logout",
+                           "/metrics", "/?before=%00&state=%ff",
+                           "/static/../openapi.yaml", "/job/" + _quoted(rng, words.text(rng)),
+                           f"/job/{'0' * 32}/node/%00/log?from=-1", "/check_server/?" + "x" * 3000, "http://localhost/healthz",
                            "/get_results/" + _quoted(rng, words.text(rng))])  # fmt: skip
         extra = [_header(rng) for _ in range(rng.randrange(4))]
         lines = [
@@ -217,7 +220,12 @@ def _quoted(rng: random.Random, text: str) -> str:
 def _described(path: str) -> str:
     """The path in the description, "" for one that is not there."""
     plain = path.removeprefix("http://localhost").partition("?")[0]
-    for known in ("/check_server/", "/check_progress/", "/healthz", "/openapi.yaml", "/admin/fix"):
+    for known in ("/check_server/", "/check_progress/", "/healthz", "/openapi.yaml", "/admin/fix", "/", "/login",
+                  "/logout", "/metrics"):  # fmt: skip
         if plain in (known, known.rstrip("/")) and not (plain != known and known == "/healthz"):
             return known
+    if plain.startswith("/static/"):
+        return "/static/{digest}/{name}"
+    if plain.startswith("/job/"):
+        return "/job/{job_hash}/node/{n}/log" if plain.endswith("/log") else "/job/{job_hash}"
     return RESULTS if plain.startswith("/get_results/") else ""

@@ -60,8 +60,10 @@ class Judge:
         kind = answer.headers.get("content-type", "")
         if request.method == "head":
             return None
-        if kind in ("application/gzip", "application/yaml"):
-            return None if status == 200 else f"{kind} with status {status}"
+        if status in (204, 303):
+            return f"status {status} with a body: {body[:200]!r}" if body else None
+        if (plain := kind.partition(";")[0]) != "application/json" and plain in self._kinds(request, status):
+            return None
         if kind != "application/json":
             return f"an answer of type {kind!r}: {body[:200]!r}"
         return self._shape_problem(request, status, body)
@@ -82,10 +84,21 @@ class Judge:
             return f"a message of {len(body)} bytes"
         return None
 
-    def _schema(self, request: Request, status: int) -> dict[str, Any]:
-        response = self.description["paths"][request.path][request.method]["responses"][str(status)]
+    def _kinds(self, request: Request, status: int) -> set[str]:
+        """The types that are described for an answer."""
+        operation = self.description["paths"].get(request.path, {}).get(request.method)
+        if operation is None:
+            return set()
+        return set(self._response(operation, status).get("content", {}))
+
+    def _response(self, operation: Any, status: int) -> Any:
+        response = operation["responses"][str(status)]
         if "$ref" in response:
-            response = self.description["components"]["responses"][response["$ref"].rsplit("/", 1)[1]]
+            return self.description["components"]["responses"][response["$ref"].rsplit("/", 1)[1]]
+        return response
+
+    def _schema(self, request: Request, status: int) -> dict[str, Any]:
+        response = self._response(self.description["paths"][request.path][request.method], status)
         schema: dict[str, Any] = response["content"]["application/json"]["schema"]
         return schema
 

@@ -18,6 +18,7 @@ from scd.errors import ScdError
 from scd.states import JobState, NodeState
 from scd.web.admin import Admin
 from scd.web.api import Api
+from scd.web.pages import Pages
 
 from ..harness import ROOT, Daemon
 from ..integration.submission import collected, import_archive, manifest, set_value
@@ -28,6 +29,14 @@ DOCUMENT: dict[str, Any] = yaml.safe_load(DESCRIPTION.read_text())
 UNKNOWN = "0" * 32
 # Only a fault of scd gives it; the batteries prove that there is none that they find.
 FAULT = 500
+UNWELL = ("/healthz", "get", 503)  # tests/unit/test_health.py has it
+# Of the status page: tests/security/test_pages.py has them.
+PAGES = {
+    (path, method)
+    for path, methods in DOCUMENT["paths"].items()
+    for method, operation in methods.items()
+    if operation["tags"] == ["page"]
+}
 
 Ask = Callable[[], httpx2.Response]
 
@@ -54,7 +63,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 def test_every_route_is_described() -> None:
     """Of the code, not of a list here."""
-    routes: list[Route] = [*Api.routes(_bare(Api)), *Admin.routes(_bare(Admin))]
+    routes: list[Route] = [*Api.routes(_bare(Api)), *Admin.routes(_bare(Admin)), *Pages.routes(_bare(Pages))]
     served = {
         (route.path if route.path in DOCUMENT["paths"] else f"{route.path.rstrip('/')}/", method.lower())
         for route in routes
@@ -62,7 +71,7 @@ def test_every_route_is_described() -> None:
         if method != "HEAD"
     }
     served = {(path if path in DOCUMENT["paths"] else path.rstrip("/"), method) for path, method in served}
-    assert served | {("/healthz", "get"), ("/openapi.yaml", "get")} == set(operations())
+    assert served | {("/healthz", "get"), ("/metrics", "get"), ("/openapi.yaml", "get")} == set(operations())
 
 
 def _bare(cls: type[Any]) -> Any:
@@ -75,7 +84,7 @@ def test_every_status_of_an_error_is_described() -> None:
     kinds = list(ScdError.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
-    assert {kind.http_status for kind in kinds} == {status for *_, status in described()} - {200}
+    assert {kind.http_status for kind in kinds} == {status for *_, status in described()} - {200, 204, 303}
 
 
 def test_the_words_are_those_of_the_code() -> None:
@@ -108,7 +117,7 @@ def test_each_status_that_is_described_can_be_had(strict: Daemon, new_daemon: Ca
         answer = Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
         assert judge.problem(Request(b"", path, method), answer) is None, (path, method, status)
     provoked = set(_questions(strict, full, job, other, slow, second))
-    assert provoked == {known for known in described() if known[2] != FAULT}
+    assert provoked | {UNWELL} == {known for known in described() if known[2] != FAULT and known[:2] not in PAGES}
 
 
 def _questions(
@@ -150,6 +159,8 @@ def _questions(
     for path in ("/healthz", "/openapi.yaml"):
         asked[path, "get", 200] = lambda path=path: httpx2.get(f"{daemon.url}{path}")  # type: ignore[misc]
         asked[path, "get", 403] = lambda path=path: httpx2.get(f"{daemon.url}{path}", headers={"Host": "x"})  # type: ignore[misc]
+    asked["/metrics", "get", 200] = local("GET", "/metrics")
+    asked["/metrics", "get", 403] = lambda: httpx2.get(f"{daemon.url}/metrics")
     cancel, log = "/admin/cancel/{job_hash}", "/admin/log/{job_hash}/{step}/{index}"
     asked[cancel, "post", 403] = post(f"/admin/cancel/{job}")
     asked[cancel, "post", 400] = local("POST", "/admin/cancel/x")
@@ -158,8 +169,18 @@ def _questions(
     asked["/admin/fix", "post", 200] = local("POST", "/admin/fix")
     asked[log, "get", 403] = lambda: httpx2.get(f"{daemon.url}/admin/log/{slow}/work/0")
     asked[log, "get", 400] = local("GET", f"/admin/log/{slow}/work/0?offset=x")
-    asked[log, "get", 404] = local("GET", f"/admin/log/{job}/work/0")
+    asked[log, "get", 404] = local("GET", f"/admin/log/{job}/nothing/0")
     asked[log, "get", 200] = local("GET", f"/admin/log/{slow}/work/0")
+    for kind in ("jobs", "nodes"):
+        path = f"/admin/{kind}"
+        asked[path, "get", 200] = local("GET", f"{path}?query=%7B%22limit%22:2%7D")
+        asked[path, "get", 400] = local("GET", f"{path}?query=%7B%22limits%22:2%7D")
+        asked[path, "get", 403] = lambda path=path: httpx2.get(f"{daemon.url}{path}")  # type: ignore[misc]
+        asked[path, "get", 404] = local("GET", f"{path}?query=%7B%22jobs%22:[%22{UNKNOWN}%22]%7D")
+    one = "/admin/jobs/{prefix}"
+    asked[one, "get", 200] = local("GET", f"/admin/jobs/{job[:8]}")
+    asked[one, "get", 403] = lambda: httpx2.get(f"{daemon.url}/admin/jobs/{job}")
+    asked[one, "get", 404] = local("GET", f"/admin/jobs/{UNKNOWN}")
     asked["/delete_job/", "post", 200] = post("/delete_job/", {"job_hash": other})
     asked["/cancel_job/", "post", 200] = post("/cancel_job/", {"job_hash": slow})
     asked[cancel, "post", 200] = local("POST", f"/admin/cancel/{second}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from scd.web.guard import Guard
+from scd.web.peers import Peers, Trusted
 
 TCP: tuple[str, int | None] = ("127.0.0.1", 8080)
 UNIX: tuple[str, int | None] = ("/run/scd/scd.sock", None)
@@ -19,8 +21,11 @@ async def inner(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b'"passed"'})
 
 
-def ask(*headers: tuple[str, str], server: tuple[str, int | None] | None = TCP, kind: str = "http") -> tuple[int, Any]:
-    """Status and JSON of the answer."""
+def ask(
+    *headers: tuple[str, str], server: tuple[str, int | None] | None = TCP, kind: str = "http", method: str = "POST",
+    peer: int | None = None,
+) -> tuple[int, Any]:  # fmt: skip
+    """Status and JSON of the answer. ``peer`` is the account at the other end of a Unix socket."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -30,10 +35,11 @@ def ask(*headers: tuple[str, str], server: tuple[str, int | None] | None = TCP, 
         return {"type": "http.request"}
 
     scope = {
-        "type": kind, "method": "POST", "path": "/check_server/", "server": server,
+        "type": kind, "method": method, "path": "/check_server/", "server": server, "state": {"peer": peer},
         "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers],
     }  # fmt: skip
-    asyncio.run(Guard(inner, ("scd.lab", "Gate.Lab"))(scope, receive, send))
+    guarded = Peers(Guard(inner, ("scd.lab", "Gate.Lab")), Trusted(()), str(UNIX[0]))
+    asyncio.run(guarded(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
 
@@ -97,8 +103,13 @@ def test_what_the_browser_says_of_the_page(site: str, status: int) -> None:
 
 
 def test_no_browser_speaks_over_the_unix_socket() -> None:
-    assert ask(("host", "evil.example"), ("origin", "http://evil.example"), server=UNIX) == (200, "passed")
-    assert ask(server=UNIX) == (200, "passed")
+    assert ask(("host", "evil.example"), ("origin", "http://evil.example"), server=UNIX, peer=0) == (200, "passed")
+    assert ask(server=UNIX, peer=os.geteuid()) == (200, "passed")
+
+
+def test_a_proxy_at_the_unix_socket_passes_browsers_on() -> None:
+    assert ask(("host", "evil.example"), server=UNIX, peer=12345)[0] == 403
+    assert ask(("host", "localhost"), server=UNIX, peer=12345) == (200, "passed")
 
 
 def test_a_server_that_does_not_say_where_it_listens_is_guarded() -> None:
@@ -107,3 +118,12 @@ def test_a_server_that_does_not_say_where_it_listens_is_guarded() -> None:
 
 def test_what_is_no_request_passes() -> None:
     assert ask(kind="lifespan") == (200, "passed")
+
+
+def test_a_link_that_is_followed_from_elsewhere() -> None:
+    visit = (("host", "localhost"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"))
+    assert ask(*visit, ("sec-fetch-dest", "document"), method="GET") == (200, "passed")
+    assert ask(*visit, ("sec-fetch-dest", "document"))[0] == 403, "a form of another site was let through"
+    assert ask(*visit, ("sec-fetch-dest", "iframe"), method="GET")[0] == 403
+    assert ask(*visit, method="GET")[0] == 403
+    assert ask(("host", "evil.example"), *visit[1:], ("sec-fetch-dest", "document"), method="GET")[0] == 403

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scd.observe import JournalFormatter, LineFormatter
+from scd.observe import JournalFormatter, LineFormatter, Repeats
 
 LINE = LineFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
 
@@ -77,3 +77,23 @@ def test_a_process_logs_to_standard_error(environment: dict[str, str], expected:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert re.fullmatch(expected, done.stderr), done.stderr
+
+
+def test_what_repeats_is_counted_instead_of_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    repeats = Repeats()
+
+    def logged(count: int, level: int, line: int) -> list[str]:
+        records = [record("failed for %s", "x", level=level) for _ in range(count)]
+        for one in records:
+            one.lineno = line
+        return [LINE.format(one).partition("Z ")[2] for one in records if repeats.filter(one)]
+
+    assert logged(100, logging.ERROR, 1) == ["ERROR failed for x"] * 20
+    assert logged(3, logging.WARNING, 2) == ["WARNING failed for x"] * 3, "another event is not kept back"
+    assert len(logged(100, logging.INFO, 3)) == 100, "jobs of a busy site are no repetition"
+    now += 61
+    assert logged(2, logging.ERROR, 1) == ["ERROR failed for x (80 more like it were not logged)", "ERROR failed for x"]
+    now += 61
+    assert logged(1, logging.ERROR, 1) == ["ERROR failed for x"]

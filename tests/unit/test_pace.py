@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from scd.web.pace import Gate, PacedProtocol
+from scd.web.pace import Gate, PacedProtocol, Place
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ async def asked() -> tuple[PacedProtocol, socket.socket]:
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()
     _, protocol = await loop.connect_accepted_socket(
-        lambda: Gate(10, 10, 1).protocol(config=config, server_state=ServerState(), app_state={}), ours
+        lambda: Gate(10, 10, 1).protocol(Place(None), config=config, server_state=ServerState(), app_state={}), ours
     )
     theirs.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     theirs.setblocking(False)

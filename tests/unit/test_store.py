@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from scd.errors import BadRequest
-from scd.model import NodeKey, PlanNode, attempt_name
+from scd.model import Job, NodeKey, PlanNode, attempt_name
 from scd.states import JOB_TRANSITIONS, NODE_TRANSITIONS, JobState, NodeState
-from scd.store import JobStore, UsageStore
+from scd.store import JobStore, UsageStore, jobs
 
 from .rows import HASH, attempt, job
 
@@ -100,7 +100,7 @@ async def test_a_live_node_counts_as_it_runs(store: JobStore) -> None:
 async def test_downloads_count_and_outlive_the_job(store: JobStore) -> None:
     async with store.database.transaction() as db:
         await store.add(db, job(state=J.COMPLETED, ended=1.0))
-        await UsageStore(store.database).charge_download(db, "alice", HASH, 1000)
+        await UsageStore(store.database).charge_download(db, "alice", HASH, 1000, 0.5)
         assert await store.delete(db, HASH)
     usage = await UsageStore(store.database).current("alice", 0, 100)
     assert usage.result_bytes == 1000, "a delete refunds nothing"
@@ -227,13 +227,17 @@ async def test_a_job_is_found_by_the_begin_of_its_hash(store: JobStore) -> None:
     async with store.database.transaction() as db:
         for number, found in enumerate(hashes):
             await store.add(db, job(found, created=float(number), user="bob" if number == 3 else "alice"))
-    assert await store.matching("cd") == [hashes[3]]
-    assert len(await store.matching("ab")) == 2, "two are enough to know that it is not unique"
+    assert await store.matching("cd", None, 2) == [hashes[3]]
+    assert len(await store.matching("ab", None, 2)) == 2, "two are enough to know that it is not unique"
     for nothing in ("ef", "%", "_", "*", "ab%", "a?"):
-        assert await store.matching(nothing) == [], nothing
+        assert await store.matching(nothing, None, 2) == [], nothing
     assert await store.known_hashes() == set(hashes)
-    assert [found.job_hash for found in await store.recent(None, 2)] == [hashes[3], hashes[2]]
-    assert [found.job_hash for found in await store.recent("alice", 9)] == [hashes[2], hashes[1], hashes[0]]
+    assert [found.job_hash for found in await store.select(limit=2)] == [hashes[3], hashes[2]]
+    assert [found.job_hash for found in await store.select(users=["alice"], limit=9)] == [
+        hashes[2],
+        hashes[1],
+        hashes[0],
+    ]
 
 
 async def test_unfinished_jobs_come_oldest_first(store: JobStore) -> None:
@@ -412,3 +416,26 @@ async def test_a_node_is_found_by_the_clients_word(store: JobStore) -> None:
     assert found is not None
     assert found.key == NodeKey("place.global", "0")
     assert await store.node_named(HASH, "place.global") is None
+
+
+@pytest.mark.parametrize("state", [None, JobState.FAILED])
+async def test_a_page_of_jobs_touches_no_more_than_it_shows(store: JobStore, state: JobState | None) -> None:
+    """By its plan: one search in an index that has the order of the list, no sorting, no scan."""
+    async with store.database.transaction() as db:
+        for number in range(200):
+            end = JobState.FAILED if number % 50 == 0 else JobState.COMPLETED
+            for user in ("alice", "bob"):
+                one = job(f"{number:031x}{user[0]}", user=user, state=end, created=float(number // 2), ended=999.0)
+                await store.add(db, one)
+    shown: list[Job] = []
+    while page := await store.page("alice", state, (shown[-1].created, shown[-1].job_hash) if shown else None, 7):
+        shown += page
+    assert [found.user for found in shown] == ["alice"] * (4 if state else 200)
+    assert shown == sorted(shown, key=lambda found: (found.created, found.job_hash), reverse=True)
+    plan = await store.database.read(
+        f"EXPLAIN QUERY PLAN {jobs._PAGE if state is None else jobs._PAGE_OF_STATE}",
+        {"user": "alice", "state": state, "created": 9e9, "job_hash": "", "limit": 7},
+    )
+    index = "jobs_by_user (user=?" if state is None else "jobs_by_user_state (user=? AND state=?"
+    steps = [str(row["detail"]) for row in plan]
+    assert [step.startswith(f"SEARCH jobs USING INDEX {index}") for step in steps] == [True], steps
