@@ -12,8 +12,10 @@ import tempfile
 from pathlib import Path
 
 from . import __version__
+from .admission import Admission
 from .board import Board
-from .config import DEFAULT_FILE, Config, is_loopback, load, render
+from .config import DEFAULT_FILE, Config, Settings, is_loopback, load, render
+from .drain import Drain
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
 from .intake import Intake
@@ -28,6 +30,7 @@ from .observe import set_up
 from .procfs import hide_from_equals
 from .pulse import beat
 from .recovery import recover
+from .reload import Reload
 from .runtimes import Runtimes
 from .scheduler import Scheduler
 from .sealing import Sealing
@@ -75,7 +78,7 @@ def main() -> None:
             account = give_up_root(config)
             os.umask(0o077)
             hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
-            run(config, file, account)
+            run(Settings(config, arguments.config), file, account)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -89,12 +92,12 @@ async def check(config: Config, file: Path) -> None:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
 
 
-def run(config: Config, file: Path, account: str) -> None:
+def run(settings: Settings, file: Path, account: str) -> None:
     """``serve``, and then no waiting for threads: one may remove the files of a large job, which goes on next time."""
     status = 0
     with asyncio.Runner() as runner:
         try:
-            runner.run(serve(config, file, account))
+            runner.run(serve(settings, file, account))
         except ScdError as error:
             print(f"scd: {error.message}", file=sys.stderr)
             status = error.exit_code
@@ -143,8 +146,9 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
             raise ConfigError(f"{directory} cannot be made: {error.strerror}") from None
 
 
-async def serve(config: Config, file: Path, account: str) -> None:
+async def serve(settings: Settings, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
+    config = settings.config
     login = Login(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
@@ -152,33 +156,35 @@ async def serve(config: Config, file: Path, account: str) -> None:
         _warn_of_certificate(config)
         runtimes = await Runtimes.probe(config)
         sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
-        launcher: Launcher = Gateway(config) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
+        launcher: Launcher = Gateway(settings) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
         spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
         )
-        store, board = JobStore(database), Board()
-        metrics = Metrics()
-        scheduler = Scheduler(config, store, board, metrics)
+        store, usage, board, metrics = JobStore(database), UsageStore(database), Board(), Metrics()
+        scheduler = Scheduler(settings, store, usage, board, metrics)
         sealing = Sealing(store, spool, launcher)
         executor = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
         scheduler.use(executor)
         stack.push_async_callback(executor.close)
-        janitor = Janitor(config, store, spool, board)
+        janitor = Janitor(settings, store, spool, board)
         progress = Progress(board)
-        limit, floor = config.server.max_upload, config.paths.min_free
+        admission = Admission(settings, usage, scheduler)
+        drain = Drain(settings)
+        await asyncio.to_thread(drain.load)
+        reload = Reload(settings, login.use, lambda _: scheduler.wake())
         services = Services(
-            config=config, store=store, usage=UsageStore(database), spool=spool, scheduler=scheduler, executor=executor,
-            board=board, runtimes=runtimes, login=login,
-            intake=Intake(spool, store, scheduler, sealing, runtimes, limit, floor), janitor=janitor, progress=progress,
-            metrics=metrics, health=Health(database, [executor]),
-            terms=config.terms, draining=lambda: "scd is stopping" if server.stopping else config.server.drain,
+            settings=settings, store=store, usage=usage, admission=admission, spool=spool, scheduler=scheduler,
+            executor=executor, board=board, runtimes=runtimes, login=login,
+            intake=Intake(settings, spool, store, scheduler, sealing, runtimes, admission), janitor=janitor,
+            progress=progress, metrics=metrics, health=Health(database, [executor]), drain=drain, reload=reload,
+            draining=lambda: "scd is stopping" if server.stopping else drain.reason(),
         )  # fmt: skip
 
         async def last_duty() -> None:
-            if config.local.on_stop == "cancel":
+            if settings.config.local.on_stop == "cancel":
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
         _warn_of_plain_http(config)
@@ -186,7 +192,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
         server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await executor.dismiss({job.job_hash for job in await store.unfinished()})
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _explain_hangup)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.on_hangup)
         for duty in (scheduler.run(), janitor.run(), sealing.run(), beat(scheduler)):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
@@ -194,7 +200,7 @@ async def serve(config: Config, file: Path, account: str) -> None:
         await server.serve(listen_fds() or bind(config))
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
-    log.info("stopped; %s", "jobs that run go on" if config.local.on_stop == "keep" else "no job runs")
+    log.info("stopped; %s", "jobs that run go on" if settings.config.local.on_stop == "keep" else "no job runs")
 
 
 def _warn_of_plain_http(config: Config) -> None:
@@ -221,10 +227,6 @@ async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError, Exception):
         await task
-
-
-def _explain_hangup() -> None:
-    log.warning("SIGHUP: the configuration is read at start only. Restart scd; jobs that run are not touched")
 
 
 def _duty_ended(task: asyncio.Task[None], server: Server) -> None:

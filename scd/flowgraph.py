@@ -12,7 +12,7 @@ ends here as it ends in a local run:
 6. A breakpoint node runs alone, in execution order, when nothing else of the job runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .model import NodeKey, Plan, PlanNode
 from .states import JobState, NodeState
@@ -27,11 +27,14 @@ def ready(plan: Plan, states: States) -> list[PlanNode]:
     """
     by_key = {node.key: node for node in plan.nodes}
     running = [by_key[key] for key, state in states.items() if state.live and key in by_key]
+    pending = [node for node in plan.nodes if states[node.key] is NodeState.PENDING]
+    return choose(plan, [node for node in pending if may_start(node, by_key, states)], running)
+
+
+def choose(plan: Plan, startable: list[PlanNode], running: Sequence[PlanNode]) -> list[PlanNode]:
+    """Those of the ``startable`` nodes that may start beside those that are ``running``."""
     if any(node.breakpoint for node in running):
         return []
-    startable = [
-        node for node in plan.nodes if states[node.key] is NodeState.PENDING and _may_start(node, by_key, states)
-    ]
     breakpoints = [node for node in startable if node.breakpoint]
     if breakpoints:
         return [] if running else breakpoints[:1]
@@ -75,7 +78,8 @@ def verdict(plan: Plan, states: States) -> JobState:
     return JobState.TIMEOUT if failures == {NodeState.TIMEOUT} else JobState.FAILED
 
 
-def _may_start(node: PlanNode, by_key: Mapping[NodeKey, PlanNode], states: States) -> bool:
+def may_start(node: PlanNode, by_key: Mapping[NodeKey, PlanNode], states: States) -> bool:
+    """Whether a pending node's inputs are done, and allow it."""
     inputs_done = all(_input_state(key, states).done for key in node.key_inputs)
     return inputs_done and not _lost_input(node, by_key, states)
 

@@ -10,9 +10,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import IO
 
+import aiosqlite
 import msgspec
 
+from .admission import Admission
 from .auth import Identity
+from .config import Settings
 from .errors import BadRequest, DiskFull, NotOwner, TooLarge, UnknownJob
 from .manifest import Manifest
 from .model import Job, Tombstone
@@ -38,16 +41,16 @@ def digest(user: str, resumed: str | None, manifest: bytes | msgspec.Raw) -> str
 
 class Intake:
     def __init__(
-        self, spool: Spool, store: JobStore, scheduler: Scheduler, sealing: Sealing, runtimes: Runtimes,
-        max_upload: int, min_free: int,
+        self, settings: Settings, spool: Spool, store: JobStore, scheduler: Scheduler, sealing: Sealing,
+        runtimes: Runtimes, admission: Admission,
     ):  # fmt: skip
+        self._settings = settings
         self._sealing = sealing
         self._spool = spool
         self._store = store
         self._scheduler = scheduler
         self._runtimes = runtimes
-        self._max_upload = max_upload
-        self._min_free = min_free
+        self._admission = admission
         self._resuming = asyncio.Lock()
         self._in_flight: dict[tuple[str, str], asyncio.Future[str]] = {}
 
@@ -97,7 +100,7 @@ class Intake:
 
     async def _insert(self, job: Job) -> None:
         """The row of a job whose directory is in its place; without the one the other goes again."""
-        insert = asyncio.ensure_future(self._store.database.write(lambda db: self._store.add(db, job)))
+        insert = asyncio.ensure_future(self._store.database.write(lambda db: self._admit(db, job)))
         try:
             await asyncio.shield(insert)
         except BaseException:
@@ -105,6 +108,12 @@ class Intake:
             if insert.cancelled() or insert.exception() is not None:
                 await asyncio.to_thread(self._spool.remove, job.job_hash)
             raise
+
+    async def _admit(self, db: aiosqlite.Connection, job: Job) -> None:
+        """Others may have been admitted while this one's upload came."""
+        if not job.state.ended:
+            await self._admission.check(job.user, job.upload_bytes, db)
+        await self._store.add(db, job)
 
     async def resume(
         self, job_hash: str, owner: Identity, fingerprint: str, manifest: Manifest, write_manifest: Writer
@@ -137,17 +146,19 @@ class Intake:
             if job.digest == fingerprint:
                 return job_hash  # a repeated request
             raise BadRequest(f"Job {job_hash} is still {job.state}; cancel it first, or wait for its end.")
-        runtime = self._check_fits(job, manifest)
+        runtime, upload_bytes = self._check_fits(job, manifest), job.upload_bytes
         try:
             await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, write_manifest)
         except FileNotFoundError:
             raise BadRequest(f"The files of job {job_hash} are gone. Submit it again with clean set.") from None
-        flow = manifest.flow
         if owner.key:
             self._sealing.keep(job_hash, job.generation + 1, owner.key)
-        if not await self._store.database.write(
-            lambda db: self._store.resume(db, job_hash, flow, runtime, fingerprint, owner.public_key)
-        ):
+
+        async def queue(db: aiosqlite.Connection) -> bool:
+            await self._admission.check(owner.user, upload_bytes, db)
+            return await self._store.resume(db, job_hash, manifest.flow, runtime, fingerprint, owner.public_key)
+
+        if not await self._store.database.write(queue):
             raise BadRequest(f"Job {job_hash} was resumed by another request.")
         await self._scheduler.admit(job_hash)
         return job_hash
@@ -171,9 +182,10 @@ class Intake:
     def check_space(self, announced: int) -> None:
         """Refuse early what would leave less than ``paths.min_free``. Blocks. Raises DiskFull."""
         free = self._spool.free()
-        if free - announced < self._min_free:
+        min_free = self._settings.config.paths.min_free
+        if free - announced < min_free:
             raise DiskFull(
-                f"The server's disk has {format_size(free)} left, and {format_size(self._min_free)} of it stay free. "
+                f"The server's disk has {format_size(free)} left, and {format_size(min_free)} of it stay free. "
                 "Nothing was taken; try again when jobs have been deleted, or tell the administrator."
             )
 
@@ -194,12 +206,13 @@ class Intake:
     async def _receive(self, staged: JobDirectory, upload: AsyncIterator[bytes]) -> int:
         """Stream to the disk, a block at a time, off the event loop."""
         size = synced = 0
+        most = self._settings.config.server.max_upload
         block = bytearray()
         with await asyncio.to_thread(open, staged.import_archive, "xb", buffering=0) as file:
             async for data in upload:
                 size += len(data)
-                if size > self._max_upload:
-                    raise TooLarge(f"The upload is larger than the {format_size(self._max_upload)} allowed here.")
+                if size > most:
+                    raise TooLarge(f"The upload is larger than the {format_size(most)} allowed here.")
                 block += data
                 if len(block) >= _BLOCK:
                     sync = size - synced >= _SYNC_EVERY

@@ -3,7 +3,7 @@
 1. remove what a crash left in staging;
 2. measure what newly finished jobs take on the disk;
 3. delete finished jobs whose ``retention`` is over;
-4. delete the oldest finished jobs of a user who is over his ``storage``;
+4. delete the oldest finished jobs of a user, or of a group, that is over its ``storage``;
 5. give free pages back to the file system, and take back the reserve that a full disk had needed.
 
 A deleted job leaves its tombstone: who asks is told its true final status for ever.
@@ -15,7 +15,7 @@ import sqlite3
 import time
 
 from .board import Board
-from .config import Config
+from .config import Settings
 from .spool import Spool
 from .store import JobStore, is_damaged
 
@@ -32,8 +32,8 @@ _DISTRUST = 3600.0
 
 
 class Janitor:
-    def __init__(self, config: Config, store: JobStore, spool: Spool, board: Board):
-        self._config = config
+    def __init__(self, settings: Settings, store: JobStore, spool: Spool, board: Board):
+        self._settings = settings
         self._store = store
         self._spool = spool
         self._board = board
@@ -88,7 +88,7 @@ class Janitor:
             return
         now = time.time()
         for user in await self._store.owners():
-            retention = self._config.limits_of(user).retention
+            retention = self._settings.config.limits_of(user).retention
             if retention is None:
                 continue
             for job in await self._store.ended_before(user, now - retention):
@@ -96,21 +96,26 @@ class Janitor:
                     log.info("job=%s user=%s deleted: its retention is over", job.job_hash, user or "-")
 
     async def _make_room(self) -> None:
-        for user in await self._store.owners():
-            storage = self._config.limits_of(user).storage
+        budgets = {budget for user in await self._store.owners() for budget in self._settings.budgets_of(user)}
+        for budget in budgets:
+            storage = budget.limits.storage
             if storage is None:
                 continue
-            used = await self._store.disk_bytes(user)
+            used = await self._store.disk_bytes(budget.members)
             if used <= storage:
                 continue
-            for job in await self._store.ended_before(user, time.time()):
+            ended = [job for user in budget.members for job in await self._store.ended_before(user, time.time())]
+            for job in sorted(ended, key=lambda job: (job.ended or 0.0, job.job_hash)):
                 if used <= storage:
                     break
                 if self._in_use(job.job_hash, job.ended or 0.0):
                     continue
                 if await self.delete(job.job_hash):
                     used -= job.disk_bytes or 0
-                    log.info("job=%s user=%s deleted: its owner is over his storage", job.job_hash, user or "-")
+                    whose = f"the group {budget.group}" if budget.group else "its owner"
+                    log.info(
+                        "job=%s user=%s deleted: %s is over the storage limit", job.job_hash, job.user or "-", whose
+                    )
 
     def _in_use(self, job_hash: str, ended: float) -> bool:
         return 0 <= time.time() - ended < _GRACE or job_hash in self._fetched

@@ -1,9 +1,10 @@
 """Admission: who may submit what, decided before anything is spent. Pure; each refusal carries its numbers."""
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from .config import Limits
+from .config import Budget, Limits
 from .errors import LimitReached, ResultTooLarge, TooManyNodes
 from .model import Usage
 from .units import format_duration, format_size
@@ -12,25 +13,55 @@ from .units import format_duration, format_size
 UNLIMITED = 2**53 - 1
 
 
-def admit(limits: Limits, usage: Usage, nodes: int) -> None:
-    """Raise TooManyNodes (403) or LimitReached (400) if a job of ``nodes`` nodes may not be submitted."""
+Spent = Iterable[tuple[Budget, Usage]]  # all that count what a user does, with what is used of each
+
+
+def check_nodes(limits: Limits, nodes: int) -> None:
+    """Raise TooManyNodes (403) for a flowgraph of too many nodes."""
     if limits.max_nodes is not None and nodes > limits.max_nodes:
         raise TooManyNodes(f"Too many nodes in flowgraph: {nodes}, and {limits.max_nodes} are allowed.")
-    if limits.compute_time is not None and usage.core_seconds >= limits.compute_time:
-        raise LimitReached(
-            f"The account is out of compute time: {format_duration(usage.core_seconds)} of "
-            f"{format_duration(limits.compute_time)} core time used. The period ends {_date(usage.period_ends)}."
-        )
-    if limits.bandwidth is not None and usage.result_bytes >= limits.bandwidth:
-        raise LimitReached(
-            f"The account is out of bandwidth: {format_size(usage.result_bytes)} of {format_size(limits.bandwidth)} "
-            f"downloaded. The period ends {_date(usage.period_ends)}."
-        )
-    if limits.max_jobs is not None and usage.unfinished_jobs >= limits.max_jobs:
-        raise LimitReached(
-            f"The account has {usage.unfinished_jobs} unfinished jobs, and {limits.max_jobs} are allowed. "
-            "Wait for one to end, or cancel one."
-        )
+
+
+def admit(spent: Spent, size: int = 0) -> None:
+    """Raise LimitReached (400) if one more job, with an upload of ``size`` bytes, may not be submitted."""
+    for budget, usage in spent:
+        who, limits = _name(budget), budget.limits
+        if reason := exhausted(budget, usage.core_seconds, usage.period_ends):
+            raise LimitReached(f"{who} is {reason}")
+        if limits.bandwidth is not None and usage.result_bytes >= limits.bandwidth:
+            raise LimitReached(
+                f"{who} is out of bandwidth: {format_size(usage.result_bytes)} of {format_size(limits.bandwidth)} "
+                f"downloaded. The period ends {_date(usage.period_ends)}."
+            )
+        if limits.max_jobs is not None and usage.unfinished_jobs >= limits.max_jobs:
+            raise LimitReached(
+                f"{who} has {usage.unfinished_jobs} unfinished jobs, and {limits.max_jobs} are allowed. "
+                "Wait for one to end, or cancel one."
+            )
+        if limits.storage is not None and usage.unfinished_bytes + size > limits.storage:
+            raise LimitReached(
+                f"{who} has no room for this upload of {format_size(size)}: unfinished jobs hold "
+                f"{format_size(usage.unfinished_bytes)} of {format_size(limits.storage)}. "
+                "Wait for one to end, or cancel one."
+            )
+
+
+def exhausted(budget: Budget, core_seconds: float, period_ends: float) -> str:
+    """Why nothing may run any more, "" while compute time is left."""
+    limit = budget.limits.compute_time
+    if limit is None or core_seconds < limit:
+        return ""
+    whose = f" of group {budget.group}" if budget.group else ""
+    return (
+        f"out of compute time{whose}: {format_duration(core_seconds)} of {format_duration(limit)} core time used. "
+        f"The period ends {_date(period_ends)}."
+    )
+
+
+def full(budget: Budget) -> str:
+    """What is said of a node that waits until fewer run."""
+    whose = f"the running-node limit of group {budget.group}" if budget.group else "your running-node limit"
+    return f"over {whose} of {budget.limits.max_running_nodes}"
 
 
 def check_result(limits: Limits, size: int, where: str) -> None:
@@ -42,17 +73,26 @@ def check_result(limits: Limits, size: int, where: str) -> None:
         )
 
 
-def left(limits: Limits, usage: Usage) -> dict[str, int]:
-    """``user_info`` of check_server: seconds of core time and KiB of results that are left."""
-    compute = UNLIMITED if limits.compute_time is None else max(0, int(limits.compute_time - usage.core_seconds))
-    bandwidth = UNLIMITED if limits.bandwidth is None else max(0, limits.bandwidth - usage.result_bytes) // 1024
+def left(spent: Spent) -> dict[str, int]:
+    """``user_info`` of check_server: seconds of core time and KiB of results, of the budget with the least left."""
+    compute, bandwidth = UNLIMITED, UNLIMITED
+    for budget, usage in spent:
+        limits = budget.limits
+        if limits.compute_time is not None:
+            compute = min(compute, max(0, int(limits.compute_time - usage.core_seconds)))
+        if limits.bandwidth is not None:
+            bandwidth = min(bandwidth, max(0, limits.bandwidth - usage.result_bytes) // 1024)
     return {"compute_time": compute, "bandwidth_kb": bandwidth}
 
 
-def period_start(limits: Limits, now: float | None = None) -> float:
+def period_start(period: float, now: float | None = None) -> float:
     """The start of the current accounting period: periods are counted from 1970, so they roll by themselves."""
     at = time.time() if now is None else now
-    return at - at % limits.period
+    return at - at % period
+
+
+def _name(budget: Budget) -> str:
+    return f"The group {budget.group}" if budget.group else "The account"
 
 
 def _date(at: float) -> str:

@@ -1,6 +1,7 @@
 """An unfinished job as the scheduler holds it in memory. The database is the truth; this is read from it."""
 
 import itertools
+import time
 from collections.abc import Iterable
 
 import msgspec
@@ -8,11 +9,10 @@ import msgspec
 from . import flowgraph
 from .board import JobView, NodeView
 from .executors.base import Observation, Spec
-from .model import Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
+from .frontier import Frontier
+from .model import PREPARE, Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
 from .states import JobState, NodeState
 from .units import format_elapsed
-
-PREPARE = NodeKey("", "")
 
 _MAX_FAILURES_NAMED = 5
 # Never the same twice, also not for a job that is read from the database again.
@@ -22,9 +22,10 @@ _VERSIONS = itertools.count(1)
 class LiveJob:
     def __init__(self, job: Job, nodes: Iterable[Node], attempts: Iterable[Attempt]):
         self.job = job
-        self.plan: Plan | None = job.decoded_plan() if job.state is JobState.RUNNING else None
-        self._limits = _limits(self.plan)
         self.nodes: dict[NodeKey, Node] = {node.key: node for node in nodes}
+        plan = job.decoded_plan() if job.state is JobState.RUNNING else None
+        self._frontier = None if plan is None else Frontier(plan, self.states)
+        self._limits = _limits(plan)
         attempts = list(attempts)
         self.attempts: dict[str, Attempt] = {attempt.name: attempt for attempt in attempts if attempt.ended is None}
         self.preparations = max((attempt.attempt for attempt in attempts if attempt.key == PREPARE), default=0)
@@ -35,6 +36,8 @@ class LiveJob:
         self.seen: dict[str, Observation] = {}
         self.killed: set[str] = set()
         self.position = 0  # in the queue, from 1
+        self.expired = ""  # why its time is up, once it is
+        self.waiting = ""  # why nothing of it starts, in words for the user
         self.version = next(_VERSIONS)
         self._ready: list[PlanNode] | None = None
 
@@ -46,6 +49,10 @@ class LiveJob:
     def _rebuilt(self) -> bool:
         """Whether its tree went when it ended before: it is one that was to be encrypted."""
         return bool(self.job.public_key) and self.job.generation > 1
+
+    @property
+    def plan(self) -> Plan | None:
+        return None if self._frontier is None else self._frontier.plan
 
     @property
     def states(self) -> dict[NodeKey, NodeState]:
@@ -76,7 +83,7 @@ class LiveJob:
     def ready(self) -> list[PlanNode]:
         """The nodes that may start, in execution order; worked out once between two changes."""
         if self._ready is None:
-            self._ready = flowgraph.ready(self.plan, self.states) if self.plan is not None else []
+            self._ready = [] if self._frontier is None else self._frontier.ready()
         return self._ready
 
     def verdict(self) -> JobState | None:
@@ -98,13 +105,21 @@ class LiveJob:
         return self._limits.get(key)
 
     @property
-    def cores(self) -> int:
-        """Cores in use by this job's live attempts."""
-        return sum(attempt.cores for attempt in self.attempts.values())
+    def ending(self) -> bool:
+        """It was decided that nothing more of it starts."""
+        return self.job.cancel_reason is not None or bool(self.expired)
+
+    def seconds(self, name: str) -> float:
+        """How long a live attempt has run, by the monotonic clock."""
+        begun = self.seen[name].started_mono if name in self.seen else None
+        return 0.0 if begun is None else max(0.0, time.monotonic() - begun)
+
+    @property
+    def running_nodes(self) -> int:
+        return sum(attempt.key != PREPARE for attempt in self.attempts.values())
 
     def change_node(self, key: NodeKey, state: NodeState, reason: str = "") -> None:
-        self.nodes[key] = msgspec.structs.replace(self.nodes[key], state=state, reason=reason)
-        self.changed()
+        self._put(msgspec.structs.replace(self.nodes[key], state=state, reason=reason))
 
     def change_job(self, state: JobState, reason: str = "") -> None:
         self.job = msgspec.structs.replace(self.job, state=state, reason=reason)
@@ -113,8 +128,7 @@ class LiveJob:
     def retry(self, key: NodeKey) -> None:
         """A node whose attempt was lost is pending again."""
         node = self.nodes[key]
-        self.nodes[key] = msgspec.structs.replace(node, state=NodeState.PENDING, retries=node.retries + 1)
-        self.changed()
+        self._put(msgspec.structs.replace(node, state=NodeState.PENDING, retries=node.retries + 1))
 
     def retry_job(self, reason: str) -> None:
         """A job whose preparation was lost is queued again."""
@@ -122,23 +136,22 @@ class LiveJob:
         self.changed()
 
     def take_plan(self, plan: Plan, nodes: Iterable[Node]) -> None:
-        self.plan, self.nodes = plan, {node.key: node for node in nodes}
+        self.nodes = {node.key: node for node in nodes}
+        self._frontier = Frontier(plan, self.states)
         self._limits = _limits(plan)
         self.changed()
 
     def queue(self, attempt: Attempt) -> None:
         """An attempt of a node that was claimed in the database."""
         node = self.nodes[attempt.key]
-        self.nodes[attempt.key] = msgspec.structs.replace(
-            node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""
-        )
         self.attempts[attempt.name] = attempt
-        self.changed()
+        self._put(msgspec.structs.replace(node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""))
 
-    def move_up(self, position: int) -> None:
-        if position != self.position:
-            self.position = position
-            self.changed()
+    def wait(self, position: int, waiting: str) -> None:
+        """Where the job stands in the queue, and why it stands."""
+        if (position, waiting) != (self.position, self.waiting):
+            self.position, self.waiting = position, waiting
+            self.version = next(_VERSIONS)
 
     def prepare_attempt(self, executor: str, now: float) -> Attempt:
         self.preparations += 1
@@ -167,7 +180,8 @@ class LiveJob:
     def view(self) -> JobView:
         reason = self.job.reason
         if self.job.state is JobState.QUEUED:
-            reason = f"queued, position {self.position}" + (f" ({reason})" if reason else "")
+            more = self.waiting or reason
+            reason = f"queued, position {self.position}" + (f" ({more})" if more else "")
         elif self.job.state is JobState.PREPARING:
             reason = "preparing"
         mono = {
@@ -180,7 +194,10 @@ class LiveJob:
             )
             for key, node in self.nodes.items()
         }
-        return JobView(self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version)
+        return JobView(
+            self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version,
+            waiting=self.waiting if self.job.state is JobState.RUNNING else "",
+        )  # fmt: skip
 
     def failures(self, *, recorded: bool = False) -> str:
         """What went wrong, in words for the user; ``recorded``: as far as it may be written down."""
@@ -192,20 +209,18 @@ class LiveJob:
 
     def _ancestors(self, key: NodeKey) -> tuple[tuple[str, str, str], ...]:
         """The nodes before ``key`` that ran, in execution order: their journals are replayed before it starts."""
-        assert self.plan is not None
-        by_key = {node.key: node for node in self.plan.nodes}
-        found: set[NodeKey] = set()
-        todo = [key]
-        while todo:
-            node = by_key.get(todo.pop())
-            fresh = set(node.key_inputs) - found if node else set()
-            found |= fresh
-            todo.extend(fresh)
+        assert self._frontier is not None
         return tuple(
             (node.step, node.index, str(self.nodes[node.key].state))
-            for node in self.plan.nodes
-            if node.key in found and node.status is NodeState.PENDING and self.nodes[node.key].state.done
+            for node in self._frontier.before(key)
+            if node.status is NodeState.PENDING and self.nodes[node.key].state.done
         )
+
+    def _put(self, node: Node) -> None:
+        self.nodes[node.key] = node
+        if self._frontier is not None:
+            self._frontier.move(node.key, node.state)
+        self.changed()
 
 
 def over(limit: float) -> str:

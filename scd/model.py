@@ -19,6 +19,10 @@ class NodeKey(msgspec.Struct, frozen=True, order=True, array_like=True):
         return f"{self.step}/{self.index}"
 
 
+# Where a job's preparation stands among attempts of nodes.
+PREPARE = NodeKey("", "")
+
+
 class PlanNode(msgspec.Struct, frozen=True, rename={"key_inputs": "inputs", "continue_": "continue"}):
     """One node of a prepared flowgraph, as the runner's ``prepare`` reports it."""
 
@@ -166,12 +170,13 @@ class Tombstone(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What a user has used in the current period."""
+    """What a user, or those of a group, have used in the current period, and have here now."""
 
     core_seconds: float
     result_bytes: int
     unfinished_jobs: int
     period_ends: float
+    unfinished_bytes: int = 0  # uploads of unfinished jobs
 
 
 class ResourceUsage(msgspec.Struct, frozen=True):

@@ -1,10 +1,9 @@
 """The one writer of job and node states. Each turn of its loop, in this order:
 
 1. hear what the executors observed: attempts that started, that ended, plans of prepared jobs;
-2. stop what was cancelled or ran over its time limit;
+2. stop what was cancelled, ran over its time limit, or whose user has no compute time left;
 3. settle jobs of which nothing runs and nothing can start any more;
-4. begin to prepare queued jobs, in order of submission;
-5. start ready nodes where cores are free, job by job in order of submission.
+4. begin to prepare queued jobs and start ready nodes where cores are free, by turns of the users (``scd/share.py``).
 
 All of it is one transaction. Orders to the executors go out after its commit, so that a crash in between leaves an
 intent that is sent again under the same name, never a process that nothing knows of. If a turn fails, memory is thrown
@@ -17,34 +16,37 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Collection
 
 import aiosqlite
 import msgspec
 
 from .board import Board
-from .config import Config
+from .config import Settings
+from .dispatch import Dispatch, running_of
 from .errors import ScdError
-from .executors.base import Executor, Observation
-from .live import PREPARE, LiveJob, over
+from .executors.base import Executor
+from .live import LiveJob
 from .metrics import Metrics
-from .model import Attempt, NodeKey, Plan
+from .model import Attempt
 from .orders import Broken, Orders, blaming
+from .share import Running
+from .spending import Spending
 from .states import JobState, NodeState
-from .store import JobStore, is_damaged
+from .store import JobStore, UsageStore, is_damaged
+from .turn import Turn
 
 log = logging.getLogger(__name__)
 
-# SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
-_TIMEOUT_MARGIN = 5.0
 _RETRY_DELAY = 1.0
 
 
 class Scheduler:
-    def __init__(self, config: Config, store: JobStore, board: Board, metrics: Metrics):
-        self._config = config
+    def __init__(self, settings: Settings, store: JobStore, usage: UsageStore, board: Board, metrics: Metrics):
+        self._settings = settings
         self._store = store
+        self._dispatch = Dispatch(settings)
+        self._spending = Spending(settings, usage)
         self._board = board
         self._metrics = metrics
         self._executor: Executor
@@ -100,6 +102,7 @@ class Scheduler:
     async def load(self) -> list[LiveJob]:
         """Read every unfinished job from the database."""
         async with self._turn_lock:
+            self._spending.forget()
             observed = {name: seen for job in self._live.values() for name, seen in job.seen.items()}
             self._live = {}
             for job in await self._store.unfinished():
@@ -143,16 +146,11 @@ class Scheduler:
         self.wake()
         return True
 
-    def running_core_seconds(self, user: str, since: float) -> float:
-        """What a user's live nodes have used since ``since``, by the monotonic clock: no leap of time is charged."""
-        now, longest = time.monotonic(), max(0.0, time.time() - since)
-        return sum(
-            min(now - seen.started_mono, longest) * attempt.cores
-            for live in self._live.values()
-            if live.job.user == user
-            for name, attempt in live.attempts.items()
-            if attempt.key != PREPARE and (seen := live.seen.get(name)) is not None and seen.started_mono is not None
-        )
+    def running_core_seconds(self, users: Collection[str], since: float) -> float:
+        """What the live nodes of ``users`` have used since ``since``, by the monotonic clock: no leap is charged."""
+        longest = max(0.0, time.time() - since)
+        lives = [live for live in self._live.values() if live.job.user in users]
+        return sum(min(node.elapsed, longest) * node.cores for node in running_of(lives, nodes_only=True))
 
     def census(self) -> tuple[Counter[JobState], Counter[NodeState]]:
         """How many unfinished jobs are in each state, and how many of their nodes."""
@@ -173,194 +171,42 @@ class Scheduler:
         async with self._turn_lock:  # the turn that ended the last of them has also told its shim to go
             return
 
-    # -- a turn
-
     async def _turn(self) -> None:
-        orders = Orders()
-        self._deadline = None
         observed = await self._executor.poll(name for job in self._live.values() for name in job.attempts)
         async with self._store.database.transaction() as db:
+            turn = Turn(db, self._settings.config, self._store, self._executor, self._metrics, self._charge)
             for live in self._live.values():
                 with blaming(live):
-                    await self._hear(db, live, observed, orders)
-                    await self._stop(db, live, orders)
-                    await self._settle(db, live, orders)
-            jobs = [live for live in self._live.values() if not (live.job.state.ended or self._closing)]
-            free = self._config.cores - sum(live.cores for live in jobs)
-            for live in jobs:
-                if live.job.state is JobState.QUEUED and free > 0:
+                    await turn.hear(live, observed)
+            spent, left = await self._spending.exhausted(db, self._users(), self._running())
+            for live in self._live.values():
+                with blaming(live):
+                    await turn.stop(live, spent.get(live.job.user, ""))
+                    await turn.settle(live)
+            if not self._closing:
+                unended = [live for live in self._live.values() if not live.job.state.ended]
+                for pick in self._dispatch.choose(unended, spent):
+                    live = self._live[pick.job_hash]
                     with blaming(live):
-                        await self._prepare(db, live, orders)
-                    free -= 1
-            for live in jobs:
-                if live.job.state is JobState.RUNNING and live.job.cancel_reason is None:
-                    with blaming(live):
-                        free = await self._start(db, live, free, orders)
-        await self._carry_out(orders)
+                        await turn.start(live, pick.key, pick.cores)
+        ends = [end for end in (turn.deadline, None if left is None else time.monotonic() + left) if end is not None]
+        self._deadline = min(ends, default=None)
+        await self._carry_out(turn.orders)
 
-    async def _hear(
-        self, db: aiosqlite.Connection, live: LiveJob, observed: dict[str, Observation], orders: Orders
-    ) -> None:
-        for name, attempt in list(live.attempts.items()):
-            seen = observed.get(name)
-            if seen is None:
-                continue
-            live.seen[name] = seen
-            if seen.started is not None and attempt.started is None:
-                attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
-                await self._store.start_attempt(db, name, seen.started)
-                if attempt.key != PREPARE:
-                    live.recorded.pop(attempt.key, None)
-                    orders.counts.append(partial(self._metrics.started, attempt))
-                    await self._move_node(db, live, attempt.key, NodeState.RUNNING, "", orders)
-            if seen.state is not None:
-                await self._end_attempt(db, live, attempt, seen, orders)
+    def _charge(self, user: str, attempt: Attempt) -> None:
+        assert attempt.ended is not None
+        self._dispatch.charge(user, attempt)
+        self._spending.charge(user, attempt.ended, attempt.elapsed or 0.0, attempt.cores)
 
-    async def _end_attempt(
-        self, db: aiosqlite.Connection, live: LiveJob, attempt: Attempt, seen: Observation, orders: Orders
-    ) -> None:
-        state, reason = live.outcome(attempt.key, seen)
-        recorded = live.on_record(attempt, seen, reason)
-        ended = msgspec.structs.replace(
-            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=recorded,
-            exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
-            peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
-            unpack_seconds=seen.unpack_seconds, archive_seconds=seen.archive_seconds,
-        )  # fmt: skip
-        del live.attempts[attempt.name]
-        live.killed.discard(attempt.name)
-        if not await self._store.end_attempt(db, ended):
-            return
-        if attempt.key == PREPARE:
-            await self._prepared(db, live, seen, recorded, orders)
-        else:
-            live.elapsed[attempt.key] = seen.elapsed
-            live.recorded[attempt.key] = recorded
-            await self._move_node(db, live, attempt.key, state, reason, orders)
-            await self._retry(db, live, attempt.key, seen, orders)
+    def _users(self) -> set[str]:
+        return {live.job.user for live in self._live.values()}
 
-    async def _retry(
-        self, db: aiosqlite.Connection, live: LiveJob, key: NodeKey, seen: Observation, orders: Orders
-    ) -> None:
-        """A node that was lost with what it lived in may start again, as often as the configuration says."""
-        node = live.nodes[key]
-        if not seen.lost or node.retries >= self._config.dispatch.retries or live.job.cancel_reason is not None:
-            return
-        if await self._store.retry_node(db, node):
-            live.retry(key)
-            orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} pending again {seen.reason}")
-
-    async def _prepared(
-        self, db: aiosqlite.Connection, live: LiveJob, seen: Observation, recorded: str, orders: Orders
-    ) -> None:
-        if live.job.cancel_reason is not None:
-            return
-        if seen.lost and live.job.retries < self._config.dispatch.retries:
-            if await self._store.retry(db, live.job_hash, seen.reason):
-                live.retry_job(seen.reason)
-                orders.log.append(f"job={live.job_hash} user={live.job.user or '-'} queued again {seen.reason}")
-            return
-        if seen.state is not NodeState.SUCCESS or seen.plan is None or seen.raw_plan is None:
-            state = JobState.REJECTED if seen.refused else JobState.FAILED
-            await self._end_job(db, live, state, seen.reason or "The job could not be prepared.", orders, recorded)
-            return
-        plan = seen.plan
-        await self._store.set_plan(db, live.job_hash, seen.raw_plan, plan.nodes, self._cores(plan))
-        await self._move_job(db, live, JobState.RUNNING, "", orders)
-        live.take_plan(plan, await self._store.nodes(live.job_hash, db))
-
-    async def _stop(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
-        if live.job.state.ended:
-            return
-        if live.job.cancel_reason is not None:
+    def _running(self) -> dict[str, list[Running]]:
+        found: dict[str, list[Running]] = {}
+        for live in self._live.values():
             if live.attempts:
-                self._kill(live, live.attempts, NodeState.ERROR, f"cancelled: {live.job.cancel_reason}", orders)
-            elif live.all_went_well():  # the cancel came when all was done
-                await self._end_job(db, live, JobState.COMPLETED, "", orders)
-            else:
-                await self._end_job(db, live, JobState.CANCELED, live.job.cancel_reason, orders)
-            return
-        for name, attempt in live.attempts.items():
-            limit, started = live.limit(attempt.key), live.seen[name].started_mono if name in live.seen else None
-            if not limit or started is None:
-                continue
-            end = started + limit + _TIMEOUT_MARGIN
-            if time.monotonic() < end:
-                self._deadline = min(end, self._deadline or end)
-            else:
-                self._kill(live, [name], NodeState.TIMEOUT, over(limit), orders)
-
-    def _kill(self, live: LiveJob, names: Iterable[str], state: NodeState, reason: str, orders: Orders) -> None:
-        fresh = [name for name in names if name not in live.killed]
-        live.killed.update(fresh)
-        if fresh:
-            orders.cancel.append((self._executor, fresh, state, reason))
-
-    async def _settle(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
-        if live.job.state is not JobState.RUNNING or live.job.cancel_reason is not None:
-            return
-        if live.attempts or live.ready():
-            return
-        if (state := live.verdict()) is not None:
-            well = state is JobState.COMPLETED
-            told, recorded = ("", "") if well else (live.failures(), live.failures(recorded=True))
-            await self._end_job(db, live, state, told, orders, recorded)
-
-    async def _prepare(self, db: aiosqlite.Connection, live: LiveJob, orders: Orders) -> None:
-        if not await self._move_job(db, live, JobState.PREPARING, "", orders):
-            return
-        orders.counts.append(partial(self._metrics.taken_up, live.job))
-        attempt = live.prepare_attempt(self._executor.name, time.time())
-        await self._store.add_attempt(db, attempt)
-        live.attempts[attempt.name] = attempt
-        orders.submit.append((self._executor, live.spec(attempt)))
-
-    async def _start(self, db: aiosqlite.Connection, live: LiveJob, free: int, orders: Orders) -> int:
-        """Start what fits; the cores that are left to later jobs: none if a node of this one waits for more."""
-        waiting = False
-        for planned in live.ready():
-            node = live.nodes[planned.key]
-            cores = min(node.cores, self._config.cores)  # there may be fewer than when it was prepared
-            if cores > free:
-                waiting = True
-                continue
-            attempt = live.node_attempt(node, cores, self._executor.name, time.time())
-            if not await self._store.claim_node(db, node, attempt):
-                continue
-            live.queue(attempt)
-            orders.submit.append((self._executor, live.spec(attempt)))
-            free -= cores
-        return 0 if waiting else free
-
-    # -- changes
-
-    async def _move_node(
-        self, db: aiosqlite.Connection, live: LiveJob, key: NodeKey, state: NodeState, reason: str, orders: Orders
-    ) -> None:
-        recorded = live.recorded.get(key, reason)
-        if await self._store.move_node(db, live.job_hash, key, state, recorded):
-            live.change_node(key, state, reason)
-            if state.done:
-                orders.counts.append(partial(self._metrics.node_ended, state))
-            orders.log.append(f"job={live.job_hash} node={key} user={live.job.user or '-'} {state} {recorded}".rstrip())
-
-    async def _move_job(
-        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders, recorded: str = ""
-    ) -> bool:
-        recorded = recorded or reason
-        if not await self._store.move(db, live.job_hash, state, recorded):
-            return False
-        live.change_job(state, reason)
-        orders.log.append(f"job={live.job_hash} user={live.job.user or '-'} {state} {recorded}".rstrip())
-        return True
-
-    async def _end_job(
-        self, db: aiosqlite.Connection, live: LiveJob, state: JobState, reason: str, orders: Orders, recorded: str = ""
-    ) -> None:
-        """``reason`` is for whoever watches, ``recorded`` what may be written down of it, if that is less."""
-        if await self._move_job(db, live, state, reason, orders, recorded):
-            orders.counts.append(partial(self._metrics.job_ended, state))
-            orders.ended.append(live)
+                found.setdefault(live.job.user, []).extend(running_of([live], nodes_only=True))
+        return found
 
     async def _carry_out(self, orders: Orders) -> None:
         for line in orders.log:
@@ -384,7 +230,7 @@ class Scheduler:
 
     async def _give_up(self, live: LiveJob, reason: str) -> None:
         async with self._turn_lock:
-            await self._store.database.write(lambda db: self._store.fail(db, live.job_hash, reason))
+            await self._store.database.write(lambda db: self._fail(db, live, reason))
             job = await self._store.job(live.job_hash)
             if job is not None:
                 live.change_job(job.state, job.reason)
@@ -392,15 +238,15 @@ class Scheduler:
             await self._executor.cancel(list(live.attempts), NodeState.ERROR, reason)
             await self._executor.release(live.job_hash)
 
-    def _publish(self) -> None:
-        position = 0
-        for live in self._live.values():
-            if live.job.state is JobState.QUEUED:
-                position += 1
-                live.move_up(position)
-            self._board.publish(live.job_hash, live.version, live.view, ended=live.job.state.ended)
+    async def _fail(self, db: aiosqlite.Connection, live: LiveJob, reason: str) -> None:
+        """What its nodes have used until now is charged as of any other."""
+        now = time.time()
+        for attempt in live.attempts.values():
+            elapsed = live.seconds(attempt.name)
+            ended = msgspec.structs.replace(attempt, ended=now, elapsed=elapsed, state=NodeState.ERROR, reason=reason)
+            await self._store.end_attempt(db, ended)
+        await self._store.fail(db, live.job_hash, reason)
 
-    def _cores(self, plan: Plan) -> dict[NodeKey, int]:
-        """As TaskScheduler: a node that names no number of threads gets the machine."""
-        every = self._config.cores
-        return {node.key: max(1, min(node.cores or every, every)) for node in plan.nodes}
+    def _publish(self) -> None:
+        for live in self._live.values():
+            self._board.publish(live.job_hash, live.version, live.view, ended=live.job.state.ended)

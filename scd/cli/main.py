@@ -16,11 +16,13 @@ from .doctor import doctor
 from .jobs import JOBS, NODES, jobs, nodes
 from .keygen import keygen
 from .log import log
+from .orders import delete, drain, reload, resume
 from .password import hash_password
 from .reading import client_config
 from .show import show
 from .table import Table
 from .upkeep import backup, check, restore
+from .usage import USAGE, USERS, usage, users
 from .when import parse_when
 from .words import Parser, meant
 
@@ -60,6 +62,35 @@ def parser() -> argparse.ArgumentParser:
 
     verbs.add_parser("doctor", help="look for what is wrong with this installation, and say how to mend it")
 
+    verb = verbs.add_parser("delete", help="forget jobs that ended, with their files; their final status stays known")
+    verb.add_argument("jobs", metavar="HASH", nargs="+", help="a job's hash, or the beginning of it")
+    verb.set_defaults(run=delete)
+
+    verb = verbs.add_parser("usage", help="show what users have used: core time and results")
+    verb.add_argument("-u", "--user", dest="users", type=_words, metavar="USER[,USER]", help="only these users'")
+    verb.add_argument(
+        "-S", "--starttime", dest="since", type=_when, metavar="TIME", help="from it on (default: this period)"
+    )
+    verb.add_argument("-E", "--endtime", dest="until", type=_when, metavar="TIME", help="up to it (default: now)")
+    _printing_options(verb, USAGE)
+    verb.set_defaults(run=usage)
+
+    verb = verbs.add_parser("users", help="list users and groups, their limits, and what is used of them")
+    verb.add_argument("-u", "--user", dest="users", type=_words, metavar="USER[,USER]", help="only these users")
+    _printing_options(verb, USERS)
+    verb.set_defaults(run=users)
+
+    verb = verbs.add_parser("drain", help="take no new jobs, also after a restart; those that are here go on")
+    verb.add_argument("--reason", default="", metavar="TEXT", help="what clients are told")
+    verb.add_argument("--wait", action="store_true", help="return when no job is unfinished")
+    verb.set_defaults(run=drain)
+
+    verb = verbs.add_parser("resume", help="take new jobs again")
+    verb.set_defaults(run=resume)
+
+    verb = verbs.add_parser("reload", help="take a changed configuration, all of it or nothing")
+    verb.set_defaults(run=reload)
+
     verb = verbs.add_parser("check", help="compare the database with the spool, and both with themselves")
     verb.add_argument("--fix", action="store_true", help="mend what does not fit together")
     verb.set_defaults(run=check)
@@ -94,6 +125,10 @@ def _table_options(verb: argparse.ArgumentParser, table: Table, states: list[str
     )  # fmt: skip
     verb.add_argument("-S", "--starttime", dest="since", type=_when, metavar="TIME", help="only what lasted beyond it")
     verb.add_argument("-E", "--endtime", dest="until", type=_when, metavar="TIME", help="only what was there before it")
+    _printing_options(verb, table)
+
+
+def _printing_options(verb: argparse.ArgumentParser, table: Table) -> None:
     verb.add_argument("-n", "--noheader", action="store_true", help="no header line")
     verb.add_argument("-o", "--format", metavar="COLUMN[,COLUMN]", help=f"these of: {', '.join(table.columns)}")
     verb.add_argument("-P", "--parsable", action="store_true", help="columns separated by |, hashes whole")

@@ -5,8 +5,10 @@ from .reading import DEFAULT_FILE, files_of, load
 from .render import render
 from .sections import (
     Auth,
+    Budget,
     Config,
     Duration,
+    Group,
     Ldap,
     Limits,
     Local,
@@ -14,13 +16,16 @@ from .sections import (
     Paths,
     Runtime,
     Server,
+    SharedLimits,
     Size,
     User,
     is_loopback,
     split_address,
 )
+from .settings import Settings
 
 __all__ = [
-    "ACCOUNT", "DEFAULT_FILE", "Auth", "Config", "Duration", "Ldap", "Limits", "Local", "Pam", "Paths", "Runtime",
-    "Server", "Size", "User", "files_of", "is_loopback", "load", "render", "split_address",
+    "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Ldap", "Limits", "Local", "Pam",
+    "Paths", "Runtime", "Server", "Settings", "SharedLimits", "Size", "User", "files_of", "is_loopback", "load",
+    "render", "split_address",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from ..errors import ConfigError
-from .sections import Config, is_loopback, split_address
+from .sections import Config, SharedLimits, is_loopback, split_address
 
 _OPEN = (
     "is open to other machines, and nobody has to log in. "
@@ -99,6 +99,11 @@ def _users(config: Config) -> Iterator[tuple[str, str]]:
     for name, user in config.users.items():
         if not name or any(char.isspace() or char == ";" for char in name):
             yield f"users.{name}", "a user's name holds no white space and no semicolon"
+        for group in user.groups:
+            if group not in config.groups:
+                yield f"users.{name}.groups", f"there is no [groups.{group}.limits]"
+        if len(set(user.groups)) < len(user.groups):
+            yield f"users.{name}.groups", "names a group twice"
         if user.password_hash and user.public_key:
             yield (
                 f"users.{name}",
@@ -143,10 +148,21 @@ def _numbers(config: Config) -> Iterator[tuple[str, str]]:
         yield "dispatch.retries", f"must be 0 to {_MOST_RETRIES}"
     own = {f"users.{name}.limits": user.limits for name, user in config.users.items()}
     for table, limits in {"limits": config.limits, **own}.items():
-        if (limits.max_nodes or 0) < 0 or (limits.max_jobs or 0) < 0:
-            yield table, 'max_nodes and max_jobs must be 0 or more, or "unlimited"'
-        if limits.period < 1:
-            yield f"{table}.period", "must be a second or more"
+        yield from _limits(table, limits.shared)
+        if (limits.max_nodes or 0) < 0:
+            yield f"{table}.max_nodes", 'must be 0 or more, or "unlimited"'
+    for name, group in config.groups.items():
+        yield from _limits(f"groups.{name}.limits", group.limits)
+
+
+def _limits(table: str, limits: SharedLimits) -> Iterator[tuple[str, str]]:
+    for key in ("max_jobs", "max_running_nodes"):
+        if (getattr(limits, key) or 0) < 0:
+            yield f"{table}.{key}", 'must be 0 or more, or "unlimited"'
+    if limits.max_running_nodes == 0:
+        yield f"{table}.max_running_nodes", "is 0: no job could ever end. To stop new jobs, set max_jobs = 0"
+    if limits.period < 1:
+        yield f"{table}.period", "must be a second or more"
 
 
 def _isolation(config: Config) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from .sections import Config, Duration, Runtime, Size
 
 DEFAULT_FILE = Path("/etc/scd/scd.toml")
 CONF_D = "conf.d"
+_COUNTED = ("compute_time", "bandwidth", "max_jobs", "max_running_nodes", "storage")
 
 
 def load(file: Path | None = None) -> Config:
@@ -78,17 +79,25 @@ def _merge(
 
 
 def _spread_limits(merged: dict[str, Any]) -> None:
-    """A user's limits are those of everybody, overridden key by key; "unlimited" becomes None."""
+    """A user's limits are those of everybody, overridden key by key; a group has the period alone of them."""
     shared = merged.get("limits", {})
     if not isinstance(shared, dict):
         return
-    shared = {key: None if value == UNLIMITED else value for key, value in shared.items()}
-    merged["limits"] = shared
-    users = merged.get("users")
-    for user in users.values() if isinstance(users, dict) else []:
-        own = user.get("limits", {}) if isinstance(user, dict) else None
+    shared = merged["limits"] = _unlimited(shared)
+    _inherit(merged.get("users"), shared)
+    _inherit(merged.get("groups"), {key: value for key, value in shared.items() if key == "period"})
+
+
+def _inherit(owners: object, shared: Mapping[str, Any]) -> None:
+    for owner in owners.values() if isinstance(owners, dict) else []:
+        own = owner.get("limits", {}) if isinstance(owner, dict) else None
         if isinstance(own, dict):
-            user["limits"] = shared | {key: None if value == UNLIMITED else value for key, value in own.items()}
+            owner["limits"] = {**shared, **_unlimited(own)}
+
+
+def _unlimited(table: Mapping[str, Any]) -> dict[str, Any]:
+    """``"unlimited"`` becomes None."""
+    return {key: None if value == UNLIMITED else value for key, value in table.items()}
 
 
 def _decode_unit(kind: type, value: object) -> object:
@@ -150,6 +159,6 @@ def _with_defaults(config: Config, merged: Mapping[str, Any], *, system: bool) -
     )
     if not config.auth_required:  # a lab box counts nothing unless it is told to
         told = merged.get("limits", {})
-        free = {key: None for key in ("compute_time", "bandwidth", "max_jobs", "storage") if key not in told}
+        free = {key: None for key in _COUNTED if key not in told}
         config = msgspec.structs.replace(config, limits=msgspec.structs.replace(config.limits, **free))
     return config

@@ -3,7 +3,7 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -106,17 +106,42 @@ class Local(Section, frozen=True):
     launcher: str = "/run/scd-launcher/launcher.sock"
 
 
+class SharedLimits(Section, frozen=True):
+    """What several users may have together. None is unlimited."""
+
+    compute_time: Duration | None = None
+    bandwidth: Size | None = None
+    max_jobs: int | None = None
+    max_running_nodes: int | None = None
+    storage: Size | None = None
+    period: Duration = Duration(30 * 86400)
+
+
 class Limits(Section, frozen=True):
-    """None is unlimited."""
+    """What one user may have. None is unlimited."""
 
     max_nodes: int | None = 200
     compute_time: Duration | None = Duration(100 * 3600)
     bandwidth: Size | None = Size(20 * 2**30)
     max_result: Size | None = None
     max_jobs: int | None = 20
+    max_running_nodes: int | None = 16
     storage: Size | None = Size(100 * 2**30)
     retention: Duration | None = Duration(30 * 86400)
     period: Duration = Duration(30 * 86400)
+
+    @property
+    def shared(self) -> SharedLimits:
+        """Those of which a group may have a budget too."""
+        return SharedLimits(**{name: getattr(self, name) for name in SharedLimits.__struct_fields__})
+
+
+class Budget(NamedTuple):
+    """What a user, or all users of a group together, may have."""
+
+    group: str  # "" for a user's own
+    members: tuple[str, ...]
+    limits: SharedLimits
 
 
 class User(Section, frozen=True):
@@ -125,7 +150,12 @@ class User(Section, frozen=True):
     password_hash: str = ""
     public_key: str = ""
     account: str = ""
+    groups: tuple[str, ...] = ()
     limits: Limits = Limits()
+
+
+class Group(Section, frozen=True):
+    limits: SharedLimits = SharedLimits()
 
 
 class Config(Section, frozen=True):
@@ -137,6 +167,7 @@ class Config(Section, frozen=True):
     dispatch: Dispatch = Dispatch()
     local: Local = Local()
     limits: Limits = Limits()
+    groups: dict[str, Group] = {}
     users: dict[str, User] = {}
 
     @property
@@ -191,6 +222,15 @@ class Config(Section, frozen=True):
 
     def limits_of(self, user: str) -> Limits:
         return self.users[user].limits if user in self.users else self.limits
+
+    def budgets_of(self, user: str) -> tuple[Budget, ...]:
+        """All that count what this user does: his own, then those of his groups."""
+        groups = self.users[user].groups if user in self.users else ()
+        return (Budget("", (user,), self.limits_of(user).shared), *(self.budget_of(group) for group in groups))
+
+    def budget_of(self, group: str) -> Budget:
+        members = tuple(name for name, user in self.users.items() if group in user.groups)
+        return Budget(group, members, self.groups[group].limits)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ..archive import remove_tree
-from ..config import Config
+from ..config import Settings
 from ..errors import ConfigError
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
@@ -32,13 +32,13 @@ _GREETING = 1.0  # for a look at whether it is there
 
 
 class Gateway:
-    def __init__(self, config: Config):
-        self._config = config
+    def __init__(self, settings: Settings):
+        self._settings = settings
 
     def check(self) -> None:
         """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
         deadline = time.monotonic() + _START_PATIENCE
-        for account in sorted(self._config.accounts):
+        for account in sorted(self._settings.config.accounts):
             while True:
                 try:
                     self._ask(Check(account))
@@ -58,7 +58,7 @@ class Gateway:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
                 channel.settimeout(_GREETING)
-                channel.connect(self._config.local.launcher)
+                channel.connect(self._settings.config.local.launcher)
         except OSError:
             return "scd-launcher does not answer"
         return ""
@@ -121,7 +121,7 @@ class Gateway:
         return own + int(self._ask_for_files(Size(directory.name))) if _has_foreign(directory) else own
 
     def _account(self, user: str) -> str:
-        account = self._config.account_of(user)
+        account = self._settings.config.account_of(user)
         if not account:
             raise ShimFailed(f"The user {user!r} is not in the configuration any more, and has no account.")
         return account
@@ -138,14 +138,14 @@ class Gateway:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
                 channel.settimeout(_PATIENCE)
-                channel.connect(self._config.local.launcher)
+                channel.connect(self._settings.config.local.launcher)
                 channel.sendall(encode(request))
                 data = channel.recv(MOST_BYTES)
             if not data:
                 raise LauncherDown("scd-launcher hung up")
             reply = read(data)
         except (OSError, msgspec.DecodeError) as error:
-            raise LauncherDown(f"{self._config.local.launcher}: {error}") from None
+            raise LauncherDown(f"{self._settings.config.local.launcher}: {error}") from None
         if reply.error:
             raise ShimFailed(reply.error)
         return reply.value

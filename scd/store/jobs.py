@@ -42,7 +42,9 @@ _RETRIED = """
     SELECT job_hash FROM jobs WHERE digest = :digest AND user = :user AND answered = 0 AND created >= :since
     ORDER BY created DESC LIMIT 1"""
 _ENDED_BEFORE = "SELECT * FROM jobs WHERE user = :user AND ended < :at ORDER BY ended, job_hash"
-_DISK_BYTES = "SELECT coalesce(sum(disk_bytes), 0) AS used FROM jobs WHERE user = :user AND ended IS NOT NULL"
+_DISK_BYTES = """
+    SELECT coalesce(sum(CASE WHEN ended IS NULL THEN upload_bytes ELSE disk_bytes END), 0) AS used FROM jobs
+    WHERE user IN (SELECT value FROM json_each(:users))"""
 _LAST_CHANGE = """
     SELECT max(at) AS at FROM (SELECT max(deleted) AS at FROM tombstones
                                UNION ALL SELECT at FROM (SELECT at FROM events ORDER BY id DESC LIMIT 1))"""
@@ -104,8 +106,8 @@ _END_ATTEMPT = """
         read_bytes = coalesce(:read_bytes, read_bytes), written_bytes = coalesce(:written_bytes, written_bytes)
     WHERE name = :name AND state IS NULL RETURNING cores"""
 _CHARGE = """
-    INSERT INTO ledger (at, user, job_hash, core_seconds)
-    SELECT :ended, user, job_hash, :core_seconds FROM jobs WHERE job_hash = :job_hash"""
+    INSERT INTO ledger (at, user, job_hash, core_seconds, elapsed)
+    SELECT :ended, user, job_hash, :core_seconds, :elapsed FROM jobs WHERE job_hash = :job_hash"""
 _FAIL_ATTEMPTS = """
     UPDATE attempts SET state = 'error', ended = :at, elapsed = 0, reason = :reason
     WHERE job_hash = :job_hash AND state IS NULL"""
@@ -215,9 +217,9 @@ class JobStore:
         (row,) = await self.database.read(_LAST_CHANGE)
         return None if row["at"] is None else float(row["at"])
 
-    async def disk_bytes(self, user: str) -> int:
-        """What a user's finished jobs take on the disk, as far as they are measured."""
-        (row,) = await self.database.read(_DISK_BYTES, {"user": user})
+    async def disk_bytes(self, users: Iterable[str]) -> int:
+        """What jobs of ``users`` take on the disk: finished ones as measured, others with their upload."""
+        (row,) = await self.database.read(_DISK_BYTES, {"users": _json(users)})
         return int(row["used"])
 
     async def unmeasured(self) -> list[str]:
@@ -279,9 +281,9 @@ class JobStore:
         return await _changed(db, _RETRY_JOB, {"job_hash": job_hash, "reason": reason})
 
     async def shift(self, db: aiosqlite.Connection, since: float, leap: float) -> None:
-        """Move the times of jobs that are later than ``since`` by ``leap`` seconds."""
-        for column in ("created", "started", "ended"):
-            statement = f"UPDATE jobs SET {column} = {column} + :leap WHERE {column} >= :since"
+        """Move the times of jobs and of charges that are later than ``since`` by ``leap`` seconds."""
+        for table, column in (("jobs", "created"), ("jobs", "started"), ("jobs", "ended"), ("ledger", "at")):
+            statement = f"UPDATE {table} SET {column} = {column} + :leap WHERE {column} >= :since"
             await db.execute(statement, {"since": since, "leap": leap})
 
     async def measured(self, db: aiosqlite.Connection, job_hash: str, size: int) -> None:
@@ -323,16 +325,16 @@ class JobStore:
             if node.key not in numbers:
                 fresh += 1
                 numbers[node.key] = fresh
-            await db.execute(_PUT_NODE, {
-                "job_hash": job_hash, "step": node.step, "index": node.index, "n": numbers[node.key],
-                "state": node.status, "cores": cores[node.key],
-            })  # fmt: skip
-        kept = {node.key for node in nodes}
-        for key in known - kept:
-            await db.execute(
-                'DELETE FROM nodes WHERE job_hash = :job_hash AND step = :step AND "index" = :index',
-                {"job_hash": job_hash, "step": key.step, "index": key.index},
-            )
+        await db.executemany(_PUT_NODE, [
+            {"job_hash": job_hash, "step": node.step, "index": node.index, "n": numbers[node.key],
+             "state": node.status, "cores": cores[node.key]}
+            for node in nodes
+        ])  # fmt: skip
+        gone = known - {node.key for node in nodes}
+        await db.executemany(
+            'DELETE FROM nodes WHERE job_hash = :job_hash AND step = :step AND "index" = :index',
+            [{"job_hash": job_hash, "step": key.step, "index": key.index} for key in gone],
+        )
 
     async def claim_node(self, db: aiosqlite.Connection, node: Node, attempt: Attempt) -> bool:
         """Write down, before anything is started, that this attempt will be."""
@@ -365,10 +367,12 @@ class JobStore:
         """Close an attempt and charge its owner, once: elapsed time x cores, as sacct's CPUTime."""
         if not await _changed(db, _END_ATTEMPT, msgspec.structs.asdict(attempt)):
             return False
-        charge = (attempt.elapsed or 0.0) * attempt.cores
-        row = {"ended": attempt.ended, "job_hash": attempt.job_hash, "core_seconds": charge}
-        if charge and attempt.step:
-            await db.execute(_CHARGE, row)
+        elapsed = attempt.elapsed or 0.0
+        if elapsed and attempt.step:
+            await db.execute(_CHARGE, {
+                "ended": attempt.ended, "job_hash": attempt.job_hash, "core_seconds": elapsed * attempt.cores,
+                "elapsed": elapsed,
+            })  # fmt: skip
         return True
 
     async def fail(self, db: aiosqlite.Connection, job_hash: str, reason: str) -> None:

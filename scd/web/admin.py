@@ -1,6 +1,7 @@
 """What scdctl asks of a running daemon, by the Unix socket: root and scd's account anything, users of their own."""
 
 import asyncio
+import logging
 
 import msgspec
 from starlette.requests import Request
@@ -8,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..audit import audit, mend
-from ..errors import BadRequest, NotRunning, UnknownJob
+from ..errors import BadRequest, ConfigError, NotRunning, UnknownJob
 from ..listing import VERSION, Query, Record, describe, find, list_jobs, list_nodes
 from ..logs import read_log
 from ..model import NodeKey
@@ -17,6 +18,9 @@ from .api import Services
 from .peers import only_administrator, seen_by
 from .schemas import check_hash
 
+log = logging.getLogger(__name__)
+
+_MOST_REASON = 500
 _MOST_LISTED = 100_000
 _PIECE = 4 * 2**20  # bytes of an ended node's log in an answer
 
@@ -32,8 +36,12 @@ class Admin:
             Route("/admin/jobs/{prefix}", self.job, methods=["GET"]),
             Route("/admin/nodes", self.nodes, methods=["GET"]),
             Route("/admin/cancel/{job_hash}", self.cancel, methods=["POST"]),
+            Route("/admin/delete/{job_hash}", self.delete, methods=["POST"]),
+            Route("/admin/drain", self.drain, methods=["POST"]),
             Route("/admin/fix", self.fix, methods=["POST"]),
             Route("/admin/log/{job_hash}/{step}/{index}", self.log, methods=["GET"]),
+            Route("/admin/reload", self.reload, methods=["POST"]),
+            Route("/admin/resume", self.resume, methods=["POST"]),
         ]
 
     async def jobs(self, request: Request) -> Response:
@@ -45,7 +53,7 @@ class Admin:
 
     async def job(self, request: Request) -> Response:
         """``{"version", "jobs"}`` of one job and all that is known of it, by the beginning of its hash."""
-        users = await seen_by(request, self._s.config)
+        users = await seen_by(request, self._s.settings.config)
         job_hash = await find(self._s.store, request.path_params["prefix"], users)
         return _answer("jobs", [await describe(self._s.store, job_hash)])
 
@@ -56,6 +64,46 @@ class Admin:
         if not await self._s.scheduler.cancel(job_hash, own or "by the administrator"):
             raise NotRunning(f"Job {job_hash} is not running.")
         return JsonAnswer({"message": f"Job {job_hash} is being cancelled.", "success": True})
+
+    async def delete(self, request: Request) -> Response:
+        """``{"message", "success"}``; 400 while the job is unfinished, 404 if there is none."""
+        only_administrator(request)
+        job_hash = check_hash(request.path_params["job_hash"])
+        job = await self._s.store.job(job_hash)
+        if job is None:
+            raise UnknownJob(f"There is no job {job_hash} here.")
+        if not job.state.ended or not await self._s.janitor.delete(job_hash):
+            raise BadRequest(f"Job {job_hash} is still {job.state}; cancel it first.")
+        return JsonAnswer({"message": f"Job {job_hash} is deleted.", "success": True})
+
+    async def drain(self, request: Request) -> Response:
+        """Take no new jobs, for the query's ``reason``, until ``resume``: also after a restart."""
+        only_administrator(request)
+        reason = request.query_params.get("reason", "")
+        if len(reason) > _MOST_REASON:
+            raise BadRequest(f"A reason has {_MOST_REASON} characters at most.")
+        await asyncio.to_thread(self._s.drain.order, " ".join(reason.split()))
+        log.info("no new jobs are taken: %s", self._s.drain.reason())
+        return JsonAnswer({"message": f"scd takes no new jobs: {self._s.drain.reason()}", "success": True})
+
+    async def resume(self, request: Request) -> Response:
+        """Take new jobs again, unless the configuration says otherwise."""
+        only_administrator(request)
+        await asyncio.to_thread(self._s.drain.end)
+        if reason := self._s.drain.reason():
+            raise BadRequest(f"[server] drain in the configuration still stops new jobs: {reason}")
+        log.info("new jobs are taken again")
+        return JsonAnswer({"message": "scd takes new jobs again.", "success": True})
+
+    async def reload(self, request: Request) -> Response:
+        """``{"message", "success", "waiting": [...]}``, the keys that wait for a restart; 400 if nothing was taken."""
+        only_administrator(request)
+        try:
+            waiting = await self._s.reload()
+        except ConfigError as error:
+            raise BadRequest(f"Nothing has changed: {error.message}") from None
+        more = f" These wait for a restart: {', '.join(waiting)}." if waiting else ""
+        return JsonAnswer({"message": f"The configuration is reloaded.{more}", "success": True, "waiting": waiting})
 
     async def fix(self, request: Request) -> Response:
         """``{"findings": [...]}``: what did not fit between disk and database, mended where that can be."""
@@ -84,7 +132,7 @@ class Admin:
 
     async def _query(self, request: Request) -> Query:
         """What is asked for, of what the caller may see."""
-        users = await seen_by(request, self._s.config)
+        users = await seen_by(request, self._s.settings.config)
         try:
             query = msgspec.json.decode(request.query_params.get("query", "{}"), type=Query)
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
@@ -96,7 +144,7 @@ class Admin:
 
     async def _own(self, request: Request, job_hash: str) -> str:
         """By which user a job's own asks, "" for the administrator. Raises Forbidden, or UnknownJob for others' too."""
-        users = await seen_by(request, self._s.config)
+        users = await seen_by(request, self._s.settings.config)
         if users is None:
             return ""
         job = await self._s.store.job(job_hash)

@@ -14,15 +14,18 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from .. import __version__, limits, manifest
+from ..admission import Admission
 from ..auth import Identity, private_key
 from ..board import Board, JobView
-from ..config import Config
+from ..config import Settings
+from ..drain import Drain
 from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, UnknownJob
 from ..executors.base import Executor
 from ..intake import Intake, digest
 from ..janitor import Janitor
 from ..metrics import Metrics
-from ..model import Job, NodeKey, Tombstone, Usage
+from ..model import Job, NodeKey, Tombstone
+from ..reload import Reload
 from ..runtimes import Runtimes
 from ..scheduler import Scheduler
 from ..sealed import open_either, size_of
@@ -40,6 +43,7 @@ from .schemas import body, check_hash, decode_submission, required_hash
 from .turns import Turns
 
 _CHUNK = 2**16  # each reader that is slow holds some of them
+_SLICE = 64 * 2**20  # of a download, charged at a time
 _LARGE_AT_ONCE = 2  # submissions of a hundred megabytes, whole in memory
 _SNAPSHOTS_AT_ONCE = 2  # a running node's directory is packed
 _READS_AT_ONCE = 3  # of results, from the disk: not all threads, others need some
@@ -49,9 +53,10 @@ _RESULT_SUFFIX = ".tar.gz"
 class Services(msgspec.Struct):
     """What the handlers work with."""
 
-    config: Config
+    settings: Settings
     store: JobStore
     usage: UsageStore
+    admission: Admission
     spool: Spool
     scheduler: Scheduler
     executor: Executor
@@ -63,7 +68,8 @@ class Services(msgspec.Struct):
     progress: Progress
     metrics: Metrics
     health: Health
-    terms: str
+    drain: Drain
+    reload: Reload
     draining: Callable[[], str]  # why no new jobs are taken, "" if they are
 
 
@@ -99,11 +105,11 @@ class Api:
 
     async def check_server(self, request: Request) -> Response:
         asked = await body(request)
-        config = self._s.config
+        config = self._s.settings.config
         versions = self._s.runtimes.newest
         answer: dict[str, object] = {
             "status": f"draining: {reason}" if (reason := self._s.draining()) else "ready",
-            "terms": self._s.terms,
+            "terms": self._s.settings.terms,
             "versions": {"sc": versions.sc, "sc_schema": versions.sc_schema, "sc_server": __version__},
             "progress_interval": config.server.progress_interval,
         }
@@ -112,22 +118,14 @@ class Api:
         if asked.username or asked.key:
             user = (await self._s.login(request, asked)).user
             if user:
-                allowed = config.limits_of(user)
-                answer["user_info"] = limits.left(allowed, await self._used(user))
+                answer["user_info"] = limits.left(await self._s.admission.spent(user))
         return JsonAnswer(answer)
-
-    async def _used(self, user: str) -> Usage:
-        """What a user has used of this period's limits; his live nodes count as they run."""
-        allowed = self._s.config.limits_of(user)
-        since = limits.period_start(allowed)
-        running = self._s.scheduler.running_core_seconds(user, since)
-        return await self._s.usage.current(user, since, allowed.period, running)
 
     # -- remote_run
 
     async def remote_run(self, request: Request) -> Response:
         """``params`` comes first, so that all can be refused before gigabytes of ``import`` are taken."""
-        config = self._s.config
+        config = self._s.settings.config
         announced = request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > config.server.max_upload + config.server.max_manifest:
             raise TooLarge(f"The upload is larger than the {format_size(config.server.max_upload)} allowed here.")
@@ -167,7 +165,8 @@ class Api:
         if head == b"":  # the client's file is at its end: it repeats a request that was not answered in time
             return await self._s.intake.retried(user, fingerprint)
         if head is not None or resumed is None or not await self._s.intake.resumed(resumed, fingerprint):
-            limits.admit(self._s.config.limits_of(user), await self._used(user), len(found.nodes))
+            limits.check_nodes(self._s.settings.config.limits_of(user), len(found.nodes))
+            await self._s.admission.check(user, max(0, announced - held.size) if head is not None else 0)
         if head is None:
             if resumed is None:
                 raise BadRequest("The part import is missing, and no job_hash says which job to resume.")
@@ -176,7 +175,7 @@ class Api:
         return await self._s.intake.new(owner, fingerprint, found, held.write_to, _part_data(head, parts))
 
     async def _take_params(self, parts: AsyncIterator[Event], held: Held) -> None:
-        most = self._s.config.server.max_manifest
+        most = self._s.settings.config.server.max_manifest
         begun = False
         async for event in parts:
             if isinstance(event, PartBegin):
@@ -280,13 +279,14 @@ class Api:
         try:
             # Within the spool: where that lies is not for clients.
             where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"
-            limits.check_result(self._s.config.limits_of(user), size, where)
+            limits.check_result(self._s.settings.config.limits_of(user), size, where)
         except BaseException:
             file.close()
             raise
         headers = {"content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
         # What is encrypted, or is about to be, the proxy cannot send.
-        if self._s.config.server.accel and is_proxied(request.scope) and not temporary and not job.public_key:
+        accel = self._s.settings.config.server.accel and not job.public_key
+        if accel and is_proxied(request.scope) and not temporary:
             return await self._hand_over(file, path, user, job_hash, headers)
         headers["content-length"] = str(size)
         return StreamingResponse(self._send(file, user, who, job_hash), media_type="application/gzip", headers=headers)
@@ -295,11 +295,12 @@ class Api:
         self, file: IO[bytes], path: Path, user: str, job_hash: str, headers: dict[str, str]
     ) -> Response:
         """Let the proxy send an archive. What it sends is not known here: all of it is charged."""
+        begun = time.monotonic()
         with file:
             size = os.fstat(file.fileno()).st_size
             await asyncio.to_thread(self._s.spool.let_group_read, job_hash, file.fileno())
-        await self._charge(user, job_hash, size, 0.0)
-        location = f"{self._s.config.server.accel}{path.relative_to(self._s.spool.jobs)}"
+        await self._charge(user, job_hash, size, time.monotonic() - begun)
+        location = f"{self._s.settings.config.server.accel}{path.relative_to(self._s.spool.jobs)}"
         return Response(headers={**headers, "x-accel-redirect": location}, media_type="application/gzip")
 
     async def _archive(self, request: Request, who: str, job_hash: str, node: str | None) -> tuple[Path, bool]:
@@ -331,6 +332,9 @@ class Api:
             while chunk := await self._read(file, who):
                 yield chunk
                 sent += len(chunk)
+                if sent >= _SLICE:  # a crash loses no more than this
+                    due, sent = sent, 0
+                    await asyncio.shield(self._charge(user, job_hash, due))
         finally:
             file.close()
             with contextlib.suppress(ClientDisconnect):
@@ -340,9 +344,8 @@ class Api:
         async with self._reads.turn(who):
             return await asyncio.to_thread(file.read, _CHUNK)
 
-    async def _charge(self, user: str, job_hash: str, sent: int, seconds: float) -> None:
-        async with self._s.store.database.transaction() as db:
-            await self._s.usage.charge_download(db, user, job_hash, sent, seconds)
+    async def _charge(self, user: str, job_hash: str, sent: int, seconds: float = 0.0) -> None:
+        await self._s.store.database.write(lambda db: self._s.usage.charge_download(db, user, job_hash, sent, seconds))
 
     async def owned(self, job_hash: str, user: str) -> Job | Tombstone:
         """The job or its tombstone. 404 only for a hash that never was a job: the client polls a 404 for ever."""

@@ -28,14 +28,14 @@ _OPENAPI = Path(__file__).with_name("openapi.yaml")
 
 def build(services: Services) -> Starlette:
     description = _OPENAPI.read_bytes()
-    config = services.config
+    config = services.settings.config
     server = config.server
 
     async def openapi(_: Request) -> Response:
         return Response(description, media_type="application/yaml")
 
     def credential(user: str) -> str:
-        known = services.config.users.get(user)
+        known = services.settings.config.users.get(user)
         return known.password_hash or known.public_key if known is not None else ""
 
     audience = Audience()

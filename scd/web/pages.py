@@ -65,7 +65,7 @@ class Pages:
         self._api = api
         self._sessions = sessions
         self._live = live
-        self._root = services.config.server.root_path
+        self._root = services.settings.config.server.root_path
         self._files = Files()
         self._templates = Templates(self._root, self._files)
         self._reading = asyncio.Semaphore(1)  # an archive takes a thread for as long as its job made it large
@@ -208,7 +208,7 @@ class Pages:
     async def login(self, request: Request) -> Response:
         if request.method == "POST":
             return await self._log_in(request)
-        if not self._s.config.can_log_in:
+        if not self._s.settings.config.can_log_in:
             return self._go("/")
         return self._login_page(request, request.query_params.get("next", "/"))
 
@@ -216,7 +216,7 @@ class Pages:
         form = await _form(request)
         if missing := {"token", "username", "password"} - form.keys():
             raise errors.BadRequest(f"The form has no {min(missing)}.")
-        if not self._s.config.can_log_in:
+        if not self._s.settings.config.can_log_in:
             return self._go("/")
         try:
             self._sessions.check_form(token_of(request), form["token"])
@@ -265,7 +265,7 @@ class Pages:
         token = token_of(request)
         user = self._sessions.user_of(token)
         if user is None:
-            if self._s.config.auth_required:
+            if self._s.settings.config.auth_required:
                 raise _LogInFirst
             user = ""
         return Visitor(user, token or fresh_token(), not token)
@@ -294,7 +294,7 @@ class Pages:
         self, request: Request, visitor: Visitor, template: str, values: dict[str, object], status: int = 200
     ) -> Response:
         field = token_field(self._sessions.form_token(visitor.token))
-        values |= {"user": visitor.user, "can_log_in": self._s.config.can_log_in, "token_field": field}
+        values |= {"user": visitor.user, "can_log_in": self._s.settings.config.can_log_in, "token_field": field}
         response = page(self._templates.text(template, **values), status)
         if visitor.is_new:
             give(response, request, visitor.token)

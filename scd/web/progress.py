@@ -2,7 +2,8 @@
 
 A poll that would bring nothing new is held back until something changes, a few seconds at most: the client sees a
 change at once and asks seldom. The client shows a job's last node states, and the reason of a failure, only while the
-job reads ``running``; so before the final status it gets each of them once that way.
+job reads ``running``; so before the final status it gets each of them once that way. Why a running job stands still is
+told in the same way, once its states are.
 """
 
 import json
@@ -26,6 +27,7 @@ class Watcher(msgspec.Struct):
     """What one client was last told of one job."""
 
     version: int = 0
+    waiting: str = ""  # the reason for standing still that it was told last
     answered: float = 0.0
     states_told: bool = False
     reason_told: bool = False
@@ -56,13 +58,18 @@ class Progress:
         deadline = time.monotonic() + self._hold
         while not self._stopping:
             left = deadline - time.monotonic()
-            fresh = view.version != watcher.version or view.state.ended
+            fresh = view.version != watcher.version or view.state.ended or view.waiting != watcher.waiting
             wait = 0.0 if view.state.ended else watcher.answered + _SPACING - time.monotonic()
             if left <= 0 or (fresh and wait <= 0):
                 break
             await self._board.changed(job_hash, min(left, wait) if fresh else left)
             view = self._board.get(job_hash) or view
+        news = view.version != watcher.version
         watcher.version, watcher.answered = view.version, time.monotonic()
+        if not news and not view.state.ended and view.waiting != watcher.waiting:
+            watcher.waiting = view.waiting
+            if view.waiting:  # a text takes the place of the states, which it has: see the module's docstring
+                return {"status": "running", "message": plain(view.waiting)}
         return self._answer(view, watcher)
 
     def _watcher(self, job_hash: str, client: str) -> Watcher:

@@ -138,6 +138,16 @@ def _questions(
 
         return ask
 
+    def configured(text: str, ask: Ask) -> Ask:
+        """Ask with ``text`` beside the configuration."""
+
+        def write_and_ask() -> httpx2.Response:
+            (daemon.directory / "conf.d").mkdir(exist_ok=True)
+            (daemon.directory / "conf.d" / "more.toml").write_text(text)
+            return ask()
+
+        return write_and_ask
+
     for path in ("/check_server/", "/check_progress/", "/cancel_job/", "/delete_job/", results):
         url = path.replace("{name}", f"{job}.tar.gz")
         asked[path, "post", 400] = post(url, {"username": 3})
@@ -184,6 +194,20 @@ def _questions(
     asked["/delete_job/", "post", 200] = post("/delete_job/", {"job_hash": other})
     asked["/cancel_job/", "post", 200] = post("/cancel_job/", {"job_hash": slow})
     asked[cancel, "post", 200] = local("POST", f"/admin/cancel/{second}")
+    delete, reload = "/admin/delete/{job_hash}", "/admin/reload"
+    asked[delete, "post", 403] = post(f"/admin/delete/{job}")
+    asked[delete, "post", 400] = local("POST", "/admin/delete/x")
+    asked[delete, "post", 404] = local("POST", f"/admin/delete/{UNKNOWN}")
+    asked[delete, "post", 200] = local("POST", f"/admin/delete/{job}")
+    asked["/admin/drain", "post", 403] = post("/admin/drain")
+    asked["/admin/drain", "post", 400] = local("POST", f"/admin/drain?reason={'x' * 501}")
+    asked["/admin/drain", "post", 200] = local("POST", "/admin/drain?reason=disks")
+    asked[reload, "post", 403] = post(reload)
+    asked[reload, "post", 400] = configured("[limit]", local("POST", reload))
+    asked["/admin/resume", "post", 403] = post("/admin/resume")
+    asked["/admin/resume", "post", 200] = local("POST", "/admin/resume")
+    asked[reload, "post", 200] = configured('[server]\ndrain = "disks"\n', local("POST", reload))
+    asked["/admin/resume", "post", 400] = configured("", local("POST", "/admin/resume"))
     return asked
 
 

@@ -68,7 +68,7 @@ def write(tmp_path: Path) -> Write:
         ("[limits]\ncompute_time = inf", "limits.compute_time", "Expected a duration, got inf"),
         ("[limits]\nperiod = 0", "limits.period", "must be a second or more"),
         ('[limits]\nperiod = "unlimited"', "limits.period", "Expected a duration, got None"),
-        ("[limits]\nmax_jobs = -1", "limits", 'max_nodes and max_jobs must be 0 or more, or "unlimited"'),
+        ("[limits]\nmax_jobs = -1", "limits.max_jobs", 'must be 0 or more, or "unlimited"'),
         ("[local]\ncores = -1", "local.cores", "must be 0 (all cores) or more"),
         ('[local]\naccount = "a b"', "local.account", "'a b' is not the name of a Unix account"),
         ('[local]\naccount = "root"', "local.account", "jobs do not run as root"),

@@ -28,7 +28,7 @@ def keys(section: type[msgspec.Struct] = Config, prefix: str = "") -> Iterator[t
         if inner is None or field.name == "pre_upload":
             yield prefix, field.name
         else:
-            yield from keys(inner, f"{name}.NAME" if field.name == "users" else name)
+            yield from keys(inner, f"{name}.NAME" if field.name in ("users", "groups") else name)
 
 
 def _kinds(kind: object) -> Iterator[type]:
@@ -75,6 +75,7 @@ def test_the_sample_holds_only_what_scd_reads(tmp_path: Path) -> None:
     config = load(whole)
     assert config.users["alice"].limits.compute_time == 500 * 3600.0
     assert config.auth.ldap is not None
+    assert config.budgets_of("alice")[1].limits.compute_time == 2000 * 3600.0
     assert config.server.drain == "maintenance until 18:00"
 
 

@@ -8,14 +8,14 @@ import pytest
 from starlette.requests import Request
 
 from scd.board import Board
-from scd.config import Config, Local, User
+from scd.config import Config, Local, Settings, User
 from scd.executors.base import Spec
 from scd.executors.local import LocalExecutor
 from scd.launcher.gateway import Gateway
 from scd.metrics import Metrics
 from scd.scheduler import Scheduler
 from scd.spool import Spool
-from scd.store import Database, JobStore
+from scd.store import Database, JobStore, UsageStore
 from scd.web import health
 from scd.web.health import Health
 from scd.web.monitor import Monitor
@@ -50,7 +50,7 @@ async def nothing_to_do(_: Spec) -> None:
 
 async def test_a_launcher_that_is_away(tmp_path: Path) -> None:
     config = Config(local=Local(account="eda", launcher=str(tmp_path / "launcher.sock")), users={"a": User("x")})
-    launcher = Gateway(config)
+    launcher = Gateway(Settings(config))
     async with await Database.open(tmp_path / "scd.db") as database:
         found = Health(database, [LocalExecutor(Spool(tmp_path), launcher, lambda: None, nothing_to_do)])
         assert await asked(found) == (503, {"status": "failing", "reason": "scd-launcher does not answer"})
@@ -60,7 +60,7 @@ async def test_a_launcher_that_is_away(tmp_path: Path) -> None:
 async def test_a_scrape_reads_no_table(tmp_path: Path) -> None:
     async with await Database.open(tmp_path / "scd.db") as database:
         metrics = Metrics()
-        scheduler = Scheduler(Config(), JobStore(database), Board(), metrics)
+        scheduler = Scheduler(Settings(Config()), JobStore(database), UsageStore(database), Board(), metrics)
         monitor = Monitor(metrics, scheduler, Health(database, []), Audience(), {"state": tmp_path}, ["127.0.0.1"])
         asked: list[str] = []
         await database._reader.set_trace_callback(asked.append)

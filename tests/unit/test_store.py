@@ -84,7 +84,7 @@ async def test_an_attempt_is_charged_once(store: JobStore) -> None:
         assert not await store.end_attempt(db, ended), "it ended twice"
         await store.add_attempt(db, attempt("p", step="", number=1))
         assert await store.end_attempt(db, attempt("p", step="", ended=time.time(), elapsed=9.0, state=N.SUCCESS))
-    usage = await UsageStore(store.database).current("alice", 0, 100)
+    usage = await UsageStore(store.database).current(["alice"], 0, 100)
     assert usage.core_seconds == 10.0, "elapsed x cores; preparing is free"
     assert usage.unfinished_jobs == 1
 
@@ -94,7 +94,7 @@ async def test_a_live_node_counts_as_it_runs(store: JobStore) -> None:
     async with store.database.transaction() as db:
         await store.add_attempt(db, attempt())
         assert await store.end_attempt(db, attempt(ended=time.time(), elapsed=5.0, state=N.SUCCESS))
-    assert (await UsageStore(store.database).current("alice", 0, 100, running=7.0)).core_seconds == 17.0
+    assert (await UsageStore(store.database).current(["alice"], 0, 100, running=7.0)).core_seconds == 17.0
 
 
 async def test_downloads_count_and_outlive_the_job(store: JobStore) -> None:
@@ -102,7 +102,7 @@ async def test_downloads_count_and_outlive_the_job(store: JobStore) -> None:
         await store.add(db, job(state=J.COMPLETED, ended=1.0))
         await UsageStore(store.database).charge_download(db, "alice", HASH, 1000, 0.5)
         assert await store.delete(db, HASH)
-    usage = await UsageStore(store.database).current("alice", 0, 100)
+    usage = await UsageStore(store.database).current(["alice"], 0, 100)
     assert usage.result_bytes == 1000, "a delete refunds nothing"
 
 

@@ -1,0 +1,85 @@
+"""The configuration in force, and taking a new one while scd runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from ..errors import ConfigError
+from .check import check
+from .reading import DEFAULT_FILE, load
+from .sections import Budget, Config
+
+# What can change at run time; "limits" is the whole section. All else is built into what was made at start.
+_LIVE = (
+    "server.terms", "server.terms_file", "server.drain", "server.pre_upload", "server.progress_interval",
+    "server.max_upload", "server.max_manifest", "paths.min_free", "auth", "dispatch.retries", "local.cores",
+    "local.on_stop", "limits", "groups", "users",
+)  # fmt: skip
+
+
+class Reading(NamedTuple):
+    """A configuration that was read and is good, and the keys whose new values wait for a restart."""
+
+    config: Config
+    terms: str
+    waiting: tuple[str, ...]
+
+
+class Settings:
+    """Whoever needs a value that can change asks here each time, and keeps no copy."""
+
+    def __init__(self, config: Config, file: Path | None = None):
+        self.config = config
+        self.terms = config.terms
+        self._file = None if file is None else file.absolute()
+        self._budgets: dict[str, tuple[Budget, ...]] = {}
+
+    def read(self) -> Reading:
+        """What is in the files now, as far as it can be taken. Blocks. Raises ConfigError; nothing is changed."""
+        new = load(self._file)
+        config = _merged(self.config, new)
+        # Once more with what stays: an address that listens is not closed by a file that names it no more.
+        check(config, lambda _: self._file or DEFAULT_FILE)
+        if bool(config.accounts) != bool(self.config.accounts):
+            raise ConfigError("users.*.account: whether jobs have Unix accounts is decided at start; restart scd")
+        try:
+            terms = config.terms
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"server.terms_file: {error}") from None
+        return Reading(config, terms, tuple(_different(config, new)))
+
+    def take(self, reading: Reading) -> None:
+        self.config, self.terms = reading.config, reading.terms
+        self._budgets = {}
+
+    def budgets_of(self, user: str) -> tuple[Budget, ...]:
+        """As Config's, remembered: it is asked in each turn of the scheduler."""
+        if user not in self._budgets:
+            self._budgets[user] = self.config.budgets_of(user)
+        return self._budgets[user]
+
+
+def _merged(old: Config, new: Config) -> Config:
+    """``old`` with the values of ``new`` that can change."""
+    for key in _LIVE:
+        section, _, name = key.partition(".")
+        value = getattr(new, section)
+        if name:
+            value = msgspec.structs.replace(getattr(old, section), **{name: getattr(value, name)})
+        old = msgspec.structs.replace(old, **{section: value})
+    return old
+
+
+def _different(one: Config, other: Config) -> Iterator[str]:
+    for section in one.__struct_fields__:
+        mine, its = getattr(one, section), getattr(other, section)
+        if mine == its:
+            continue
+        if not isinstance(mine, msgspec.Struct):
+            yield section
+            continue
+        for key in mine.__struct_fields__:
+            if getattr(mine, key) != getattr(its, key):
+                yield f"{section}.{key}"

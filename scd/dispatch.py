@@ -1,0 +1,86 @@
+"""Which of the unfinished jobs get what is free of the machine, and what the others are told."""
+
+from collections.abc import Iterable, Iterator
+
+from . import limits
+from .config import Budget, Settings
+from .live import LiveJob
+from .model import PREPARE, Attempt
+from .share import CORES, Pick, Room, Running, Shares, Waiting
+from .states import JobState
+
+
+class Dispatch:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._shares = Shares()
+
+    def charge(self, user: str, attempt: Attempt) -> None:
+        """A node ended."""
+        self._shares.charge(user, attempt.cores, attempt.elapsed or 0.0)
+
+    def choose(self, jobs: Iterable[LiveJob], spent: dict[str, str]) -> list[Pick]:
+        """What starts now. ``spent``: users who may compute no more, with the reason."""
+        total = self._settings.config.cores
+        by_user: dict[str, list[LiveJob]] = {}
+        for live in jobs:
+            by_user.setdefault(live.job.user, []).append(live)
+        running = {user: list(running_of(lives)) for user, lives in by_user.items()}
+        waiting = {
+            user: [part for live in lives if (part := _waiting(live, total)).ready]
+            for user, lives in by_user.items()
+            if user not in spent
+        }
+        rooms = self._rooms(by_user)
+        free = total - sum(node.cores for nodes in running.values() for node in nodes)
+        picks = self._shares.choose(waiting, running, rooms, free, total)
+        picked = {pick.job_hash for pick in picks}
+        queues = {
+            user: [live.job_hash for live in lives if _queued(live) and live.job_hash not in picked]
+            for user, lives in by_user.items()
+        }
+        places = {job_hash: place for place, job_hash in enumerate(self._shares.order(queues, running), 1)}
+        for user, lives in by_user.items():
+            full = next((room.full for room in rooms[user] if room.left <= 0), "")
+            for live in lives:
+                stands = live.job_hash not in picked and not live.attempts
+                why = spent.get(user, "") or ("" if _queued(live) or not live.ready() else full or CORES)
+                live.wait(places.get(live.job_hash, 0), why if stands else "")
+        return picks
+
+    def _rooms(self, by_user: dict[str, list[LiveJob]]) -> dict[str, list[Room]]:
+        """By user; a group's is one for all of its users."""
+        nodes = {user: sum(live.running_nodes for live in lives) for user, lives in by_user.items()}
+        made: dict[Budget, Room] = {}
+        found: dict[str, list[Room]] = {}
+        for user in by_user:
+            found[user] = []
+            for budget in self._settings.budgets_of(user):
+                if (most := budget.limits.max_running_nodes) is None:
+                    continue
+                if budget not in made:
+                    live = sum(nodes.get(member, 0) for member in budget.members)
+                    made[budget] = Room(most - live, limits.full(budget))
+                found[user].append(made[budget])
+        return found
+
+
+def running_of(lives: Iterable[LiveJob], *, nodes_only: bool = False) -> Iterator[Running]:
+    """What has cores now, and for how many seconds: nodes, and preparations too."""
+    for live in lives:
+        for name, attempt in live.attempts.items():
+            if attempt.key != PREPARE or not nodes_only:
+                yield Running(attempt.cores, live.seconds(name))
+
+
+def _queued(live: LiveJob) -> bool:
+    return live.job.state is JobState.QUEUED
+
+
+def _waiting(live: LiveJob, total: int) -> Waiting:
+    if live.ending or live.job.state is JobState.PREPARING:
+        return Waiting(live.job_hash, ())
+    if _queued(live):
+        return Waiting(live.job_hash, ((PREPARE, 1),))
+    # There may be fewer cores than when it was prepared.
+    return Waiting(live.job_hash, [(node.key, min(live.nodes[node.key].cores, total)) for node in live.ready()])

@@ -1,0 +1,197 @@
+"""What one turn of the scheduler does to one job, within the turn's transaction."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+import aiosqlite
+import msgspec
+
+from .config import Config
+from .executors.base import Executor, Observation
+from .live import LiveJob, over
+from .metrics import Metrics
+from .model import PREPARE, Attempt, NodeKey, Plan
+from .orders import Orders
+from .states import JobState, NodeState
+from .store import JobStore
+
+# SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
+_TIMEOUT_MARGIN = 5.0
+
+Charged = Callable[[str, Attempt], None]  # told of each node's end, with its user
+
+
+class Turn:
+    def __init__(
+        self, db: aiosqlite.Connection, config: Config, store: JobStore, executor: Executor, metrics: Metrics,
+        charged: Charged,
+    ):  # fmt: skip
+        self._db = db
+        self._config = config
+        self._store = store
+        self._executor = executor
+        self._metrics = metrics
+        self._charged = charged
+        self.orders = Orders()
+        self.deadline: float | None = None  # of a time limit, on the monotonic clock
+
+    async def hear(self, live: LiveJob, observed: Mapping[str, Observation]) -> None:
+        for name, attempt in list(live.attempts.items()):
+            seen = observed.get(name)
+            if seen is None:
+                continue
+            live.seen[name] = seen
+            if seen.started is not None and attempt.started is None:
+                attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
+                await self._store.start_attempt(self._db, name, seen.started)
+                if attempt.key != PREPARE:
+                    live.recorded.pop(attempt.key, None)
+                    self.orders.counts.append(partial(self._metrics.started, attempt))
+                    await self._move_node(live, attempt.key, NodeState.RUNNING, "")
+            if seen.state is not None:
+                await self._end_attempt(live, attempt, seen)
+
+    async def stop(self, live: LiveJob, spent: str) -> None:
+        """End what was cancelled, and what has no time left. ``spent``: why its user may compute no more."""
+        if live.job.state.ended:
+            return
+        if spent and not live.expired and live.job.state is not JobState.QUEUED and (live.attempts or live.ready()):
+            live.expired = spent
+        if live.job.cancel_reason is not None:
+            reason = live.job.cancel_reason
+            await self._end_early(live, JobState.CANCELED, reason, NodeState.ERROR, f"cancelled: {reason}")
+        elif live.expired:
+            await self._end_early(live, JobState.TIMEOUT, live.expired, NodeState.TIMEOUT, live.expired)
+        else:
+            self._keep_time(live)
+
+    async def _end_early(
+        self, live: LiveJob, state: JobState, reason: str, node_state: NodeState, node_reason: str
+    ) -> None:
+        if live.attempts:
+            self._kill(live, live.attempts, node_state, node_reason)
+        elif live.all_went_well():  # it was decided when all was done
+            await self._end_job(live, JobState.COMPLETED, "")
+        else:
+            await self._end_job(live, state, reason)
+
+    def _keep_time(self, live: LiveJob) -> None:
+        for name, attempt in live.attempts.items():
+            limit, started = live.limit(attempt.key), live.seen[name].started_mono if name in live.seen else None
+            if not limit or started is None:
+                continue
+            end = started + limit + _TIMEOUT_MARGIN
+            if time.monotonic() < end:
+                self.deadline = min(end, self.deadline or end)
+            else:
+                self._kill(live, [name], NodeState.TIMEOUT, over(limit))
+
+    async def settle(self, live: LiveJob) -> None:
+        if live.job.state is not JobState.RUNNING or live.ending or live.attempts or live.ready():
+            return
+        if (state := live.verdict()) is not None:
+            well = state is JobState.COMPLETED
+            told, recorded = ("", "") if well else (live.failures(), live.failures(recorded=True))
+            await self._end_job(live, state, told, recorded)
+
+    async def start(self, live: LiveJob, key: NodeKey, cores: int) -> None:
+        """A ready node, or the preparation of a queued job."""
+        if key == PREPARE:
+            if not await self._move_job(live, JobState.PREPARING, ""):
+                return
+            self.orders.counts.append(partial(self._metrics.taken_up, live.job))
+            attempt = live.prepare_attempt(self._executor.name, time.time())
+            await self._store.add_attempt(self._db, attempt)
+            live.attempts[attempt.name] = attempt
+        else:
+            node = live.nodes[key]
+            attempt = live.node_attempt(node, cores, self._executor.name, time.time())
+            if not await self._store.claim_node(self._db, node, attempt):
+                return
+            live.queue(attempt)
+        self.orders.submit.append((self._executor, live.spec(attempt)))
+
+    async def _end_attempt(self, live: LiveJob, attempt: Attempt, seen: Observation) -> None:
+        state, reason = live.outcome(attempt.key, seen)
+        recorded = live.on_record(attempt, seen, reason)
+        ended = msgspec.structs.replace(
+            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=recorded,
+            exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
+            peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
+            unpack_seconds=seen.unpack_seconds, archive_seconds=seen.archive_seconds,
+        )  # fmt: skip
+        del live.attempts[attempt.name]
+        live.killed.discard(attempt.name)
+        if not await self._store.end_attempt(self._db, ended):
+            return
+        if attempt.key == PREPARE:
+            await self._prepared(live, seen, recorded)
+        else:
+            self._charged(live.job.user, ended)
+            live.elapsed[attempt.key] = seen.elapsed
+            live.recorded[attempt.key] = recorded
+            await self._move_node(live, attempt.key, state, reason)
+            await self._retry(live, attempt.key, seen)
+
+    async def _retry(self, live: LiveJob, key: NodeKey, seen: Observation) -> None:
+        """A node that was lost with what it lived in may start again, as often as the configuration says."""
+        node = live.nodes[key]
+        if not seen.lost or node.retries >= self._config.dispatch.retries or live.ending:
+            return
+        if await self._store.retry_node(self._db, node):
+            live.retry(key)
+            self._log(live, f"node={key} user={live.job.user or '-'} pending again {seen.reason}")
+
+    async def _prepared(self, live: LiveJob, seen: Observation, recorded: str) -> None:
+        if live.ending:
+            return
+        if seen.lost and live.job.retries < self._config.dispatch.retries:
+            if await self._store.retry(self._db, live.job_hash, seen.reason):
+                live.retry_job(seen.reason)
+                self._log(live, f"user={live.job.user or '-'} queued again {seen.reason}")
+            return
+        if seen.state is not NodeState.SUCCESS or seen.plan is None or seen.raw_plan is None:
+            state = JobState.REJECTED if seen.refused else JobState.FAILED
+            await self._end_job(live, state, seen.reason or "The job could not be prepared.", recorded)
+            return
+        plan = seen.plan
+        await self._store.set_plan(self._db, live.job_hash, seen.raw_plan, plan.nodes, self._cores(plan))
+        await self._move_job(live, JobState.RUNNING, "")
+        live.take_plan(plan, await self._store.nodes(live.job_hash, self._db))
+
+    def _cores(self, plan: Plan) -> dict[NodeKey, int]:
+        """As TaskScheduler: a node that names no number of threads gets the machine."""
+        every = self._config.cores
+        return {node.key: max(1, min(node.cores or every, every)) for node in plan.nodes}
+
+    def _kill(self, live: LiveJob, names: Iterable[str], state: NodeState, reason: str) -> None:
+        fresh = [name for name in names if name not in live.killed]
+        live.killed.update(fresh)
+        if fresh:
+            self.orders.cancel.append((self._executor, fresh, state, reason))
+
+    async def _move_node(self, live: LiveJob, key: NodeKey, state: NodeState, reason: str) -> None:
+        recorded = live.recorded.get(key, reason)
+        if await self._store.move_node(self._db, live.job_hash, key, state, recorded):
+            live.change_node(key, state, reason)
+            if state.done:
+                self.orders.counts.append(partial(self._metrics.node_ended, state))
+            self._log(live, f"node={key} user={live.job.user or '-'} {state} {recorded}")
+
+    async def _move_job(self, live: LiveJob, state: JobState, reason: str, recorded: str = "") -> bool:
+        recorded = recorded or reason
+        if not await self._store.move(self._db, live.job_hash, state, recorded):
+            return False
+        live.change_job(state, reason)
+        self._log(live, f"user={live.job.user or '-'} {state} {recorded}")
+        return True
+
+    async def _end_job(self, live: LiveJob, state: JobState, reason: str, recorded: str = "") -> None:
+        """``reason`` is for whoever watches, ``recorded`` what may be written down of it, if that is less."""
+        if await self._move_job(live, state, reason, recorded):
+            self.orders.counts.append(partial(self._metrics.job_ended, state))
+            self.orders.ended.append(live)
+
+    def _log(self, live: LiveJob, text: str) -> None:
+        self.orders.log.append(f"job={live.job_hash} {text}".rstrip())
