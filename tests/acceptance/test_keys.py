@@ -184,28 +184,6 @@ def test_a_failure_is_told_to_the_owner_and_not_written_down(tmp_path: Path, new
     assert IN_REASON in content(fetch(daemon, pair, job_hash, node="work0"), "sc_work_0.log")
 
 
-def test_a_large_manifest_does_not_take_the_key_to_the_disk(tmp_path: Path, new_daemon: NewDaemon, pair: Pair) -> None:
-    """It waits in a file while it arrives, and the client's credentials come behind it. strace sees all writes."""
-    daemon = new_daemon(bob(pair))
-    cfg = manifest("chain")
-    cfg["padding"] = ["x" * 100] * 30_000
-    trace = tmp_path / "trace"
-    options = ["-f", "-s", "300000", "-xx", "-e", "trace=write,pwrite64,writev", "-o", str(trace)]
-    tracer = subprocess.Popen(["strace", *options, "-p", str(daemon.pid)], stderr=subprocess.DEVNULL)
-    try:
-        wait_until(trace.exists, "strace does not start")
-        time.sleep(0.5)
-        response = daemon.submit(cfg, collected("chain"), **credentials(pair))
-    finally:
-        tracer.send_signal(signal.SIGINT)
-        tracer.wait(60)
-    assert response.status_code == 200, response.text
-    written = trace.read_text()
-    as_traced = "".join(f"\\x{byte:02x}" for byte in b"xxxxxxxxxxxxxxxx")
-    assert as_traced in written, "this test would not see what it looks for"
-    assert [part for part in parts_of_the_secret(pair) if "".join(f"\\x{byte:02x}" for byte in part) in written] == []
-
-
 # -- crashes
 
 
