@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 OLDEST_SILICONCOMPILER := 0.37.12
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint bench load faults faults-sample security clean system
+.PHONY: help demo test test-fast lint bench load slurm faults faults-sample security clean system
 
 help:
 	@echo "make demo    run a real flow through a private scd, and show what came back"
@@ -13,6 +13,7 @@ help:
 	@echo "make lint    formatting, lint, types and layers"
 	@echo "make security  hostile archives and 100,000 hostile requests (some minutes; REQUESTS=, ARCHIVES=, SEED=)"
 	@echo "make bench   measure against SiliconCompiler's own server (some minutes)"
+	@echo "make slurm   nodes on a private Slurm cluster: all tests, and what it costs (half an hour, as root)"
 	@echo "make load    measure polls beside slow connections, a large upload and large manifests (some minutes; LOAD='--help')"
 	@echo "make faults  inject faults into a real daemon and count what comes of it (an hour; FAULTS='--row 1 --times 50')"
 	@echo "make clean   remove what these made"
@@ -35,6 +36,11 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	@$(BIN)/pip install -q -e '.[bench]'
 	@$(BIN)/python -m tests.bench.run
+
+# With those that wait for Slurm's own minutes, and all flows.
+slurm: $(VENV)/ready
+	@SCD_TEST_SLOW=1 $(BIN)/python -m pytest tests/slurm
+	@$(BIN)/python -m tests.slurm.bench
 
 load: $(VENV)/ready
 	@$(BIN)/python -m tests.bench.load $(LOAD)

@@ -32,7 +32,7 @@ class JobView(msgspec.Struct, frozen=True):
     reason: str
     nodes: Mapping[NodeKey, NodeView]
     version: int
-    waiting: str = ""  # why no node of a job that runs is started
+    waiting: str = ""  # why no node of a job that runs is started, or why they wait elsewhere
 
 
 class Board:

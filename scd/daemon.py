@@ -18,12 +18,15 @@ from .config import DEFAULT_FILE, Config, Settings, is_loopback, load, render
 from .drain import Drain
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
+from .executors.router import Router
+from .executors.slurm import SlurmExecutor
 from .intake import Intake
 from .janitor import Janitor
 from .launcher.base import Launcher
 from .launcher.gateway import Gateway
 from .launcher.isolation import isolate
 from .launcher.local import LocalLauncher
+from .launcher.spec import BatchScripts
 from .lock import locked
 from .metrics import Metrics
 from .observe import set_up
@@ -86,10 +89,20 @@ def main() -> None:
 
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
+    refuse_accounts_in_slurm(config)
     Login(config)
     tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
+
+
+def refuse_accounts_in_slurm(config: Config) -> None:
+    """Raises ConfigError: batch jobs are submitted by scd's own account, whatever account a user has."""
+    if config.slurm is not None and config.accounts:
+        raise ConfigError(
+            "[slurm] cannot be used together with accounts of users yet: their nodes would run as scd's own account. "
+            "Take out [slurm], or account of [local] and of all [users.NAME]"
+        )
 
 
 def run(settings: Settings, file: Path, account: str) -> None:
@@ -149,13 +162,15 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
 async def serve(settings: Settings, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
     config = settings.config
+    refuse_accounts_in_slurm(config)
     login = Login(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
         certificate = tls.context(config)
         _warn_of_certificate(config)
         runtimes = await Runtimes.probe(config)
-        sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
+        shared = config.paths.spool if config.slurm is not None else config.paths.state
+        sandboxes = await isolate(config, runtimes, file, Path(shared) / "sandbox")
         launcher: Launcher = Gateway(settings) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
         spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
@@ -166,9 +181,17 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
         store, usage, board, metrics = JobStore(database), UsageStore(database), Board(), Metrics()
         scheduler = Scheduler(settings, store, usage, board, metrics)
         sealing = Sealing(store, spool, launcher)
-        executor = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
+        local = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
+        stack.push_async_callback(local.close)
+        executor = Router([local])
         scheduler.use(executor)
-        stack.push_async_callback(executor.close)
+        if config.slurm is not None:
+            scripts = BatchScripts(config, runtimes, sandboxes)
+            slurm = SlurmExecutor(config.slurm, spool, scripts.write, local, scheduler.wake)
+            stack.push_async_callback(slurm.close)
+            await slurm.start()
+            executor.add(slurm)
+            scheduler.use(executor, lambda: slurm.partitions)
         janitor = Janitor(settings, store, spool, board)
         progress = Progress(board)
         admission = Admission(settings, usage, scheduler)
@@ -179,8 +202,8 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
             settings=settings, store=store, usage=usage, admission=admission, spool=spool, scheduler=scheduler,
             executor=executor, board=board, runtimes=runtimes, login=login,
             intake=Intake(settings, spool, store, scheduler, sealing, runtimes, admission), janitor=janitor,
-            progress=progress, metrics=metrics, health=Health(database, [executor]), drain=drain, reload=reload,
-            draining=lambda: "scd is stopping" if server.stopping else drain.reason(),
+            progress=progress, metrics=metrics, health=Health(database, executor.executors), drain=drain,
+            reload=reload, draining=lambda: "scd is stopping" if server.stopping else drain.reason(),
         )  # fmt: skip
 
         async def last_duty() -> None:
@@ -191,7 +214,7 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
         server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
-        await executor.dismiss({job.job_hash for job in await store.unfinished()})
+        await local.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.on_hangup)
         for duty in (scheduler.run(), janitor.run(), sealing.run(), beat(scheduler)):
             task = asyncio.create_task(duty)

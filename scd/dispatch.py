@@ -1,11 +1,12 @@
 """Which of the unfinished jobs get what is free of the machine, and what the others are told."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from . import limits
-from .config import Budget, Settings
+from .config import Budget, Config, Settings
 from .live import LiveJob
 from .model import PREPARE, Attempt
+from .placement import LOCAL, executor_of
 from .share import CORES, Pick, Room, Running, Shares, Waiting
 from .states import JobState
 
@@ -16,24 +17,27 @@ class Dispatch:
         self._shares = Shares()
 
     def charge(self, user: str, attempt: Attempt) -> None:
-        """A node ended."""
-        self._shares.charge(user, attempt.cores, attempt.elapsed or 0.0)
+        """A node ended. What runs elsewhere is not this machine's to share."""
+        if attempt.executor == LOCAL:
+            self._shares.charge(user, attempt.cores, attempt.elapsed or 0.0)
 
-    def choose(self, jobs: Iterable[LiveJob], spent: dict[str, str]) -> list[Pick]:
+    def choose(self, jobs: Sequence[LiveJob], spent: dict[str, str]) -> list[Pick]:
         """What starts now. ``spent``: users who may compute no more, with the reason."""
-        total = self._settings.config.cores
+        config = self._settings.config
+        total = config.cores
         by_user: dict[str, list[LiveJob]] = {}
         for live in jobs:
             by_user.setdefault(live.job.user, []).append(live)
-        running = {user: list(running_of(lives)) for user, lives in by_user.items()}
+        running = {user: list(running_of(lives, here_only=True)) for user, lives in by_user.items()}
         waiting = {
-            user: [part for live in lives if (part := _waiting(live, total)).ready]
+            user: [part for live in lives if (part := _waiting(config, live)).ready]
             for user, lives in by_user.items()
             if user not in spent
         }
         rooms = self._rooms(by_user)
         free = total - sum(node.cores for nodes in running.values() for node in nodes)
-        picks = self._shares.choose(waiting, running, rooms, free, total)
+        elsewhere = [pick for live in jobs if live.job.user not in spent for pick in _elsewhere(config, live, rooms)]
+        picks = elsewhere + self._shares.choose(waiting, running, rooms, free, total)
         picked = {pick.job_hash for pick in picks}
         queues = {
             user: [live.job_hash for live in lives if _queued(live) and live.job_hash not in picked]
@@ -65,11 +69,11 @@ class Dispatch:
         return found
 
 
-def running_of(lives: Iterable[LiveJob], *, nodes_only: bool = False) -> Iterator[Running]:
-    """What has cores now, and for how many seconds: nodes, and preparations too."""
+def running_of(lives: Iterable[LiveJob], *, nodes_only: bool = False, here_only: bool = False) -> Iterator[Running]:
+    """What has cores now, and for how many seconds: nodes, and preparations too; ``here`` on this machine."""
     for live in lives:
         for name, attempt in live.attempts.items():
-            if attempt.key != PREPARE or not nodes_only:
+            if (attempt.key != PREPARE or not nodes_only) and (attempt.executor == LOCAL or not here_only):
                 yield Running(attempt.cores, live.seconds(name))
 
 
@@ -77,10 +81,30 @@ def _queued(live: LiveJob) -> bool:
     return live.job.state is JobState.QUEUED
 
 
-def _waiting(live: LiveJob, total: int) -> Waiting:
+def _waiting(config: Config, live: LiveJob) -> Waiting:
+    """What of a job waits for this machine."""
     if live.ending or live.job.state is JobState.PREPARING:
         return Waiting(live.job_hash, ())
     if _queued(live):
-        return Waiting(live.job_hash, ((PREPARE, 1),))
+        return Waiting(live.job_hash, ((PREPARE, 1),) if live.job.executor == LOCAL else ())
     # There may be fewer cores than when it was prepared.
-    return Waiting(live.job_hash, [(node.key, min(live.nodes[node.key].cores, total)) for node in live.ready()])
+    here = [node for node in live.ready() if executor_of(config, node) == LOCAL]
+    return Waiting(live.job_hash, [(node.key, min(live.nodes[node.key].cores, config.cores)) for node in here])
+
+
+def _elsewhere(config: Config, live: LiveJob, rooms: Mapping[str, Sequence[Room]]) -> Iterator[Pick]:
+    """What of a job waits for nothing here: it has a queue of its own. ``rooms`` are counted down."""
+    user = live.job.user
+    if live.ending or live.job.state is JobState.PREPARING:
+        return
+    if _queued(live):
+        if live.job.executor != LOCAL:
+            yield Pick(user, live.job_hash, PREPARE, 0)
+        return
+    for node in live.ready():
+        if any(room.left <= 0 for room in rooms.get(user, ())):
+            return
+        if executor_of(config, node) != LOCAL:
+            for room in rooms.get(user, ()):
+                room.left -= 1
+            yield Pick(user, live.job_hash, node.key, 0)

@@ -19,6 +19,7 @@ from .config import Settings
 from .errors import BadRequest, DiskFull, NotOwner, TooLarge, UnknownJob
 from .manifest import Manifest
 from .model import Job, Tombstone
+from .placement import prepares
 from .runtimes import Runtimes
 from .scheduler import Scheduler
 from .sealing import Sealing
@@ -156,7 +157,9 @@ class Intake:
 
         async def queue(db: aiosqlite.Connection) -> bool:
             await self._admission.check(owner.user, upload_bytes, db)
-            return await self._store.resume(db, job_hash, manifest.flow, runtime, fingerprint, owner.public_key)
+            return await self._store.resume(
+                db, job_hash, manifest.flow, runtime, fingerprint, self._prepares(manifest), owner.public_key
+            )
 
         if not await self._store.database.write(queue):
             raise BadRequest(f"Job {job_hash} was resumed by another request.")
@@ -189,6 +192,10 @@ class Intake:
                 "Nothing was taken; try again when jobs have been deleted, or tell the administrator."
             )
 
+    def _prepares(self, manifest: Manifest) -> str:
+        """The executor that prepares a job."""
+        return prepares(self._settings.config, manifest.nodes, manifest.schedulers)
+
     def _job(
         self, job_hash: str, owner: Identity, fingerprint: str, manifest: Manifest, size: int, seconds: float
     ) -> Job:
@@ -201,6 +208,7 @@ class Intake:
             jobname=manifest.jobname, flow=manifest.flow, runtime=runtime or "", created=now, started=None,
             ended=None if runtime else now, upload_bytes=size, digest=fingerprint, answered=False, cancel_reason=None,
             generation=1, plan=None, upload_seconds=seconds, public_key=owner.public_key,
+            executor=self._prepares(manifest),
         )  # fmt: skip
 
     async def _receive(self, staged: JobDirectory, upload: AsyncIterator[bytes]) -> int:

@@ -11,6 +11,7 @@ from .board import JobView, NodeView
 from .executors.base import Observation, Spec
 from .frontier import Frontier
 from .model import PREPARE, Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
+from .placement import LOCAL, Placement
 from .states import JobState, NodeState
 from .units import format_elapsed
 
@@ -25,7 +26,7 @@ class LiveJob:
         self.nodes: dict[NodeKey, Node] = {node.key: node for node in nodes}
         plan = job.decoded_plan() if job.state is JobState.RUNNING else None
         self._frontier = None if plan is None else Frontier(plan, self.states)
-        self._limits = _limits(plan)
+        self._limits, self._planned = _limits(plan), _by_key(plan)
         attempts = list(attempts)
         self.attempts: dict[str, Attempt] = {attempt.name: attempt for attempt in attempts if attempt.ended is None}
         self.preparations = max((attempt.attempt for attempt in attempts if attempt.key == PREPARE), default=0)
@@ -35,6 +36,8 @@ class LiveJob:
         self.recorded: dict[NodeKey, str] = {}  # reasons of nodes that may not be written down as they are
         self.seen: dict[str, Observation] = {}
         self.killed: set[str] = set()
+        self._memory: dict[NodeKey, int] = {}  # of nodes that ran out of it and get more
+        self._note = ""
         self.position = 0  # in the queue, from 1
         self.expired = ""  # why its time is up, once it is
         self.waiting = ""  # why nothing of it starts, in words for the user
@@ -105,6 +108,14 @@ class LiveJob:
         return self._limits.get(key)
 
     @property
+    def cores(self) -> int:
+        """This machine's cores in use by this job's live attempts."""
+        return sum(attempt.cores for attempt in self.attempts.values() if attempt.executor == LOCAL)
+
+    def planned(self, key: NodeKey) -> PlanNode | None:
+        return self._planned.get(key)
+
+    @property
     def ending(self) -> bool:
         """It was decided that nothing more of it starts."""
         return self.job.cancel_reason is not None or bool(self.expired)
@@ -125,8 +136,10 @@ class LiveJob:
         self.job = msgspec.structs.replace(self.job, state=state, reason=reason)
         self.changed()
 
-    def retry(self, key: NodeKey) -> None:
-        """A node whose attempt was lost is pending again."""
+    def retry(self, key: NodeKey, memory: int | None = None) -> None:
+        """A node whose attempt was lost, or gets more ``memory``, is pending again."""
+        if memory is not None:
+            self._memory[key] = memory
         node = self.nodes[key]
         self._put(msgspec.structs.replace(node, state=NodeState.PENDING, retries=node.retries + 1))
 
@@ -138,7 +151,7 @@ class LiveJob:
     def take_plan(self, plan: Plan, nodes: Iterable[Node]) -> None:
         self.nodes = {node.key: node for node in nodes}
         self._frontier = Frontier(plan, self.states)
-        self._limits = _limits(plan)
+        self._limits, self._planned = _limits(plan), _by_key(plan)
         self.changed()
 
     def queue(self, attempt: Attempt) -> None:
@@ -153,20 +166,21 @@ class LiveJob:
             self.position, self.waiting = position, waiting
             self.version = next(_VERSIONS)
 
-    def prepare_attempt(self, executor: str, now: float) -> Attempt:
+    def prepare_attempt(self, executor: str, memory: int, now: float) -> Attempt:
         self.preparations += 1
         return Attempt(
             name=attempt_name(self.job_hash, 0, self.preparations), job_hash=self.job_hash, step="", index="",
-            attempt=self.preparations, executor=executor, cores=1, queued=now,
+            attempt=self.preparations, executor=executor, cores=1, queued=now, memory=memory or None,
         )  # fmt: skip
 
-    def node_attempt(self, node: Node, cores: int, executor: str, now: float) -> Attempt:
+    def node_attempt(self, node: Node, cores: int, executor: str, memory: int, now: float) -> Attempt:
         return Attempt(
             name=attempt_name(self.job_hash, node.n, node.attempt + 1), job_hash=self.job_hash, step=node.step,
             index=node.index, attempt=node.attempt + 1, executor=executor, cores=cores, queued=now,
+            memory=self._memory.get(node.key) or memory or None,
         )  # fmt: skip
 
-    def spec(self, attempt: Attempt) -> Spec:
+    def spec(self, attempt: Attempt, placement: Placement) -> Spec:
         """The order for an attempt; the same again after a restart."""
         key = None if attempt.key == PREPARE else attempt.key
         n = 0 if key is None else self.nodes[key].n
@@ -174,7 +188,7 @@ class LiveJob:
             name=attempt.name, job_hash=self.job_hash, design=self.job.design, jobname=self.job.jobname,
             runtime=self.job.runtime, archive=f"{n}.{attempt.attempt}.tar.gz", generation=self.job.generation, key=key,
             unpack=self.job.plan is None or self._rebuilt, ancestors=() if key is None else self._ancestors(key),
-            user=self.job.user, rebuilt=self._rebuilt,
+            user=self.job.user, rebuilt=self._rebuilt, placement=placement, handle=attempt.handle or "",
         )  # fmt: skip
 
     def view(self) -> JobView:
@@ -183,7 +197,7 @@ class LiveJob:
             more = self.waiting or reason
             reason = f"queued, position {self.position}" + (f" ({more})" if more else "")
         elif self.job.state is JobState.PREPARING:
-            reason = "preparing"
+            reason = "preparing" + (f": {self._note}" if self._note else "")
         mono = {
             attempt.key: self.seen[name].started_mono for name, attempt in self.attempts.items() if name in self.seen
         }
@@ -194,10 +208,22 @@ class LiveJob:
             )
             for key, node in self.nodes.items()
         }
+        waiting = "; ".join(filter(None, (self.waiting, self._note)))
         return JobView(
             self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version,
-            waiting=self.waiting if self.job.state is JobState.RUNNING else "",
+            waiting=waiting if self.job.state is JobState.RUNNING else "",
         )  # fmt: skip
+
+    def note_waiting(self) -> None:
+        """Take up why nodes do not run that are in a queue elsewhere."""
+        waiting: dict[str, list[NodeKey]] = {}
+        for name, attempt in self.attempts.items():
+            if (seen := self.seen.get(name)) is not None and seen.waiting and seen.started is None:
+                waiting.setdefault(seen.waiting, []).append(attempt.key)
+        note = "; ".join(_named(keys) + reason for reason, keys in waiting.items())
+        if note != self._note:
+            self._note = note
+            self.version = next(_VERSIONS)
 
     def failures(self, *, recorded: bool = False) -> str:
         """What went wrong, in words for the user; ``recorded``: as far as it may be written down."""
@@ -223,9 +249,20 @@ class LiveJob:
         self.changed()
 
 
+def _named(keys: list[NodeKey]) -> str:
+    """``syn/0 and 3 more: ``, and nothing for a preparation."""
+    if keys == [PREPARE]:
+        return ""
+    return f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: "
+
+
 def over(limit: float) -> str:
     """Why a node was ended that took longer than ``limit`` seconds."""
     return f"over its time limit of {format_elapsed(limit)}"
+
+
+def _by_key(plan: Plan | None) -> dict[NodeKey, PlanNode]:
+    return {node.key: node for node in plan.nodes} if plan is not None else {}
 
 
 def _limits(plan: Plan | None) -> dict[NodeKey, float]:

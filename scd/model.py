@@ -39,6 +39,11 @@ class PlanNode(msgspec.Struct, frozen=True, rename={"key_inputs": "inputs", "con
     timeout: float | None = None  # seconds
     tool: str | None = None
     task: str | None = None
+    scheduler: str | None = None  # and the rest of option,scheduler, as the manifest has it
+    memory: int | None = None  # MB
+    queue: str | None = None
+    defer: str | None = None
+    options: tuple[str, ...] = ()
 
     @property
     def key(self) -> NodeKey:
@@ -81,6 +86,7 @@ class Job(msgspec.Struct, frozen=True):
     disk_bytes: int | None = None  # of an ended job, once measured
     public_key: str = ""  # the owner's, to which its files are encrypted at the end
     sealed: bool = False  # they are
+    executor: str = "local"  # where it is prepared
     upload_seconds: float | None = None  # from the first byte of the import to the last
 
     def decoded_plan(self) -> Plan | None:
@@ -127,6 +133,8 @@ class Attempt(msgspec.Struct, frozen=True):
     read_bytes: int | None = None
     written_bytes: int | None = None
     archive: str | None = None  # file name below the job's archives/
+    handle: str | None = None  # what the executor calls it: Slurm's job id
+    memory: int | None = None  # bytes that were asked for
     lost: bool = False  # its runner, shim or host went away: not the node's own fault
     unpack_seconds: float | None = None  # of a preparation
     archive_seconds: float | None = None  # packing a node's results, a part of elapsed

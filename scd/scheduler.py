@@ -16,7 +16,7 @@ import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 
 import aiosqlite
 import msgspec
@@ -30,11 +30,12 @@ from .live import LiveJob
 from .metrics import Metrics
 from .model import Attempt
 from .orders import Broken, Orders, blaming
+from .placement import Partition
 from .share import Running
 from .spending import Spending
 from .states import JobState, NodeState
 from .store import JobStore, UsageStore, is_damaged
-from .turn import Turn
+from .turn import Turn, spec_of
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Scheduler:
         self._board = board
         self._metrics = metrics
         self._executor: Executor
+        self._partitions: Callable[[], Mapping[str, Partition]] = dict
         self._live: dict[str, LiveJob] = {}
         self._wakeup = asyncio.Event()
         self._turn_lock = asyncio.Lock()
@@ -58,8 +60,9 @@ class Scheduler:
         self._stale = False  # memory and database may differ
         self.turns = 0  # that have ended, well or not
 
-    def use(self, executor: Executor) -> None:
-        self._executor = executor
+    def use(self, executor: Executor, partitions: Callable[[], Mapping[str, Partition]] = dict) -> None:
+        """``partitions``: what Slurm's give, as far as it is known."""
+        self._executor, self._partitions = executor, partitions
 
     def wake(self) -> None:
         self._wakeup.set()
@@ -118,7 +121,7 @@ class Scheduler:
         """Order every live attempt again by its name. One that was started is found, not run twice."""
         for live in self._live.values():
             for attempt in live.attempts.values():
-                await self._executor.submit(live.spec(attempt))
+                await self._executor.submit(spec_of(self._settings.config, live, attempt))
 
     async def admit(self, job_hash: str) -> None:
         """Take up a job that was just committed as queued."""
@@ -174,7 +177,9 @@ class Scheduler:
     async def _turn(self) -> None:
         observed = await self._executor.poll(name for job in self._live.values() for name in job.attempts)
         async with self._store.database.transaction() as db:
-            turn = Turn(db, self._settings.config, self._store, self._executor, self._metrics, self._charge)
+            turn = Turn(
+                db, self._settings.config, self._store, self._executor, self._metrics, self._partitions(), self._charge
+            )
             for live in self._live.values():
                 with blaming(live):
                     await turn.hear(live, observed)

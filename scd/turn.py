@@ -1,5 +1,6 @@
 """What one turn of the scheduler does to one job, within the turn's transaction."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -8,11 +9,12 @@ import aiosqlite
 import msgspec
 
 from .config import Config
-from .executors.base import Executor, Observation
+from .executors.base import Executor, Observation, Spec
 from .live import LiveJob, over
 from .metrics import Metrics
 from .model import PREPARE, Attempt, NodeKey, Plan
 from .orders import Orders
+from .placement import LOCAL, Misplaced, Partition, check, more_memory, place, preparation
 from .states import JobState, NodeState
 from .store import JobStore
 
@@ -25,13 +27,14 @@ Charged = Callable[[str, Attempt], None]  # told of each node's end, with its us
 class Turn:
     def __init__(
         self, db: aiosqlite.Connection, config: Config, store: JobStore, executor: Executor, metrics: Metrics,
-        charged: Charged,
+        partitions: Mapping[str, Partition], charged: Charged,
     ):  # fmt: skip
         self._db = db
         self._config = config
         self._store = store
         self._executor = executor
         self._metrics = metrics
+        self._partitions = partitions
         self._charged = charged
         self.orders = Orders()
         self.deadline: float | None = None  # of a time limit, on the monotonic clock
@@ -42,6 +45,11 @@ class Turn:
             if seen is None:
                 continue
             live.seen[name] = seen
+            if seen.handle and seen.handle != attempt.handle:
+                attempt = live.attempts[name] = msgspec.structs.replace(attempt, handle=seen.handle)
+                await self._store.submit_attempt(self._db, name, seen.handle)
+                if attempt.key != PREPARE:
+                    await self._move_node(live, attempt.key, NodeState.SUBMITTED, "")
             if seen.started is not None and attempt.started is None:
                 attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
                 await self._store.start_attempt(self._db, name, seen.started)
@@ -51,6 +59,7 @@ class Turn:
                     await self._move_node(live, attempt.key, NodeState.RUNNING, "")
             if seen.state is not None:
                 await self._end_attempt(live, attempt, seen)
+        live.note_waiting()
 
     async def stop(self, live: LiveJob, spent: str) -> None:
         """End what was cancelled, and what has no time left. ``spent``: why its user may compute no more."""
@@ -101,16 +110,21 @@ class Turn:
             if not await self._move_job(live, JobState.PREPARING, ""):
                 return
             self.orders.counts.append(partial(self._metrics.taken_up, live.job))
-            attempt = live.prepare_attempt(self._executor.name, time.time())
+            executor = live.job.executor if self._config.slurm is not None else LOCAL
+            memory = preparation(self._config, executor, live.job.user).memory
+            attempt = live.prepare_attempt(executor, memory, time.time())
             await self._store.add_attempt(self._db, attempt)
             live.attempts[attempt.name] = attempt
         else:
-            node = live.nodes[key]
-            attempt = live.node_attempt(node, cores, self._executor.name, time.time())
+            node, planned = live.nodes[key], live.planned(key)
+            assert planned is not None
+            where = place(self._config, planned, live.job.user)
+            cores = cores if where.executor == LOCAL else where.cores
+            attempt = live.node_attempt(node, cores, where.executor, where.memory, time.time())
             if not await self._store.claim_node(self._db, node, attempt):
                 return
             live.queue(attempt)
-        self.orders.submit.append((self._executor, live.spec(attempt)))
+        self.orders.submit.append((self._executor, spec_of(self._config, live, attempt)))
 
     async def _end_attempt(self, live: LiveJob, attempt: Attempt, seen: Observation) -> None:
         state, reason = live.outcome(attempt.key, seen)
@@ -132,16 +146,20 @@ class Turn:
             live.elapsed[attempt.key] = seen.elapsed
             live.recorded[attempt.key] = recorded
             await self._move_node(live, attempt.key, state, reason)
-            await self._retry(live, attempt.key, seen)
+            await self._retry(live, attempt, seen)
 
-    async def _retry(self, live: LiveJob, key: NodeKey, seen: Observation) -> None:
-        """A node that was lost with what it lived in may start again, as often as the configuration says."""
-        node = live.nodes[key]
-        if not seen.lost or node.retries >= self._config.dispatch.retries or live.ending:
+    async def _retry(self, live: LiveJob, attempt: Attempt, seen: Observation) -> None:
+        """A node that was lost with what it lived in may start again, as often as the configuration says.
+
+        So may one that ran out of memory, where the configuration gives it more.
+        """
+        node = live.nodes[attempt.key]
+        more = more_memory(self._config, attempt.memory or 0) if seen.out_of_memory else None
+        if not (seen.lost or more) or node.retries >= self._config.dispatch.retries or live.ending:
             return
         if await self._store.retry_node(self._db, node):
-            live.retry(key)
-            self._log(live, f"node={key} user={live.job.user or '-'} pending again {seen.reason}")
+            live.retry(attempt.key, more)
+            self._log(live, f"node={attempt.key} user={live.job.user or '-'} pending again {seen.reason}")
 
     async def _prepared(self, live: LiveJob, seen: Observation, recorded: str) -> None:
         if live.ending:
@@ -156,14 +174,24 @@ class Turn:
             await self._end_job(live, state, seen.reason or "The job could not be prepared.", recorded)
             return
         plan = seen.plan
-        await self._store.set_plan(self._db, live.job_hash, seen.raw_plan, plan.nodes, self._cores(plan))
+        try:
+            cores = self._placed(plan, live.job.user)
+        except Misplaced as refusal:
+            await self._end_job(live, JobState.REJECTED, str(refusal))
+            return
+        await self._store.set_plan(self._db, live.job_hash, seen.raw_plan, plan.nodes, cores)
         await self._move_job(live, JobState.RUNNING, "")
         live.take_plan(plan, await self._store.nodes(live.job_hash, self._db))
 
-    def _cores(self, plan: Plan) -> dict[NodeKey, int]:
-        """As TaskScheduler: a node that names no number of threads gets the machine."""
-        every = self._config.cores
-        return {node.key: max(1, min(node.cores or every, every)) for node in plan.nodes}
+    def _placed(self, plan: Plan, user: str) -> dict[NodeKey, int]:
+        """The cores of each node where it will run. Raises Misplaced if one could never run there."""
+        found = {}
+        for node in plan.nodes:
+            where = place(self._config, node, user)
+            if node.status is NodeState.PENDING:
+                check(where, self._partitions, str(node.key))
+            found[node.key] = where.cores
+        return found
 
     def _kill(self, live: LiveJob, names: Iterable[str], state: NodeState, reason: str) -> None:
         fresh = [name for name in names if name not in live.killed]
@@ -195,3 +223,16 @@ class Turn:
 
     def _log(self, live: LiveJob, text: str) -> None:
         self.orders.log.append(f"job={live.job_hash} {text}".rstrip())
+
+
+def spec_of(config: Config, live: LiveJob, attempt: Attempt) -> Spec:
+    """The order for an attempt; what was decided when it was written down is not decided again."""
+    user = live.job.user
+    where = preparation(config, attempt.executor, user)
+    if (planned := live.planned(attempt.key)) is not None:
+        with contextlib.suppress(Misplaced):  # the configuration has changed since
+            where = place(config, planned, user)
+    where = msgspec.structs.replace(
+        where, executor=attempt.executor, cores=attempt.cores, memory=attempt.memory or where.memory
+    )
+    return live.spec(attempt, where)

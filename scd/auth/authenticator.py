@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from ..config import Config
-from ..errors import Busy, ScdError, TooManyFailures, Unauthorized
+from ..errors import Busy, ConfigError, ScdError, TooManyFailures, Unauthorized
 from .base import Credential, Identity
 from .directory import Directory, directory_of
 from .keys import PublicKey, refuse_unusable
@@ -54,6 +54,11 @@ class Authenticator:
 
     def use(self, config: Config) -> None:
         """All of it or nothing: raises ConfigError for a key that cannot be used, a library that is missing."""
+        if config.slurm is not None and any(user.public_key for user in config.users.values()):
+            raise ConfigError(
+                "[slurm] cannot be used together with keys of users yet: batch jobs could not be given their files "
+                "back when one is resumed. Take out [slurm], or public_key of all [users.NAME]"
+            )
         credentials: dict[str, Credential] = {}
         for name, user in config.users.items():
             if user.public_key:

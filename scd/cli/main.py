@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("jobs", metavar="HASH", nargs="+", help="a job's hash, or the beginning of it")
     verb.set_defaults(run=cancel)
 
-    verbs.add_parser("doctor", help="look for what is wrong with this installation, and say how to mend it")
+    verb = verbs.add_parser("doctor", help="look for what is wrong with this installation, and say how to mend it")
+    verb.add_argument("--slurm", action="store_true", help="submit a batch job to Slurm too, as scd would")
+    verb.set_defaults(run=doctor)
 
     verb = verbs.add_parser("delete", help="forget jobs that ended, with their files; their final status stays known")
     verb.add_argument("jobs", metavar="HASH", nargs="+", help="a job's hash, or the beginning of it")

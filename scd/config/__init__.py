@@ -14,10 +14,12 @@ from .sections import (
     Local,
     Pam,
     Paths,
+    Route,
     Runtime,
     Server,
     SharedLimits,
     Size,
+    Slurm,
     User,
     is_loopback,
     split_address,
@@ -26,6 +28,7 @@ from .settings import Settings
 
 __all__ = [
     "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Ldap", "Limits", "Local", "Pam",
-    "Paths", "Runtime", "Server", "Settings", "SharedLimits", "Size", "User", "files_of", "is_loopback", "load",
+    "Paths", "Route", "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of",
+    "is_loopback", "load",
     "render", "split_address",
 ]  # fmt: skip

@@ -22,6 +22,19 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "USER", "LOGNAME"})
 _PUBLIC_KEY = re.compile(r"ssh-(ed25519|rsa) +[A-Za-z0-9+/]+={0,2}( [^\n]*)?")
 _SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_SLURM_RANGES = (
+    ("cores", 1, 4096), ("max_cores", 0, 4096), ("memory_on_oom", 1, 16), ("poll_interval", 1, 60),
+    ("record_timeout", 15, 3600), ("parallel", 1, 64),
+)  # fmt: skip
+_OPTION = re.compile(r"--[a-z][a-z0-9-]{1,40}")
+# What scd gives itself, what would run something else or as somebody else, and what makes many jobs of one.
+_OWN_OPTIONS = frozenset({
+    "--account", "--array", "--begin", "--chdir", "--clusters", "--comment", "--cpus-per-task", "--error", "--export",
+    "--export-file", "--get-user-env", "--gid", "--hold", "--input", "--job-name", "--mem", "--nodes", "--ntasks",
+    "--open-mode", "--output", "--parsable", "--partition", "--requeue", "--no-requeue", "--propagate", "--time",
+    "--uid", "--wait", "--wrap", "--bb", "--bbf", "--test-only", "--quiet", "--verbose", "--help", "--usage",
+    "--version", "--ignore-pbs", "--kill-on-invalid-dep", "--time-min", "--mem-per-cpu", "--mem-per-gpu",
+})  # fmt: skip
 
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]+)+")
 ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
@@ -199,6 +212,26 @@ def _accounts(config: Config) -> Iterator[tuple[str, str]]:
         yield "local.launcher", "must be an absolute path"
 
 
+def _slurm(config: Config) -> Iterator[tuple[str, str]]:
+    slurm = config.slurm
+    if slurm is None:
+        if config.dispatch.default == "slurm":
+            yield "dispatch.default", "is slurm, and there is no [slurm] (an empty table will do)"
+        if any(route.executor == "slurm" for route in config.dispatch.route):
+            yield "dispatch.route", "leads to slurm, and there is no [slurm] (an empty table will do)"
+        return
+    if slurm.conf and not os.access(slurm.conf, os.R_OK):
+        yield "slurm.conf", f"{slurm.conf} cannot be read"
+    for option in slurm.allow_options:
+        if not _OPTION.fullmatch(option):
+            yield "slurm.allow_options", f"{option!r} is not a long option of sbatch, as --constraint"
+        elif option in _OWN_OPTIONS:
+            yield "slurm.allow_options", f"{option} is scd's own to give, or another key's: nobody else may"
+    for key, least, most in _SLURM_RANGES:
+        if not least <= getattr(slurm, key) <= most:
+            yield f"slurm.{key}", f"must be {least} to {most}"
+
+
 def _paths(config: Config) -> Iterator[tuple[str, str]]:
     for name in ("state", "spool", "cache"):
         if not os.path.isabs(getattr(config.paths, name)):
@@ -243,5 +276,6 @@ _RULES = (
     _numbers,
     _isolation,
     _accounts,
+    _slurm,
     _runtimes,
 )

@@ -91,8 +91,16 @@ class Auth(Section, frozen=True):
         return self.pam is not None or self.ldap is not None
 
 
+class Route(Section, frozen=True):
+    step: str
+    executor: Literal["local", "slurm"]
+    partition: str = ""
+
+
 class Dispatch(Section, frozen=True):
+    default: Literal["local", "slurm"] = "local"
     retries: int = 0
+    route: tuple[Route, ...] = ()
 
 
 class Local(Section, frozen=True):
@@ -104,6 +112,26 @@ class Local(Section, frozen=True):
     on_stop: Literal["keep", "cancel"] = "keep"
     account: str = ""
     launcher: str = "/run/scd-launcher/launcher.sock"
+
+
+class Slurm(Section, frozen=True):
+    """0 and "" are Slurm's own defaults."""
+
+    conf: str = ""
+    partition: str = ""
+    account: str = ""
+    queues: tuple[str, ...] = ("*",)
+    allow_options: tuple[str, ...] = ()
+    cores: int = 1
+    max_cores: int = 0
+    memory: Size = Size(0)
+    max_memory: Size = Size(0)
+    memory_on_oom: float = 1.0
+    time: Duration = Duration(0)
+    max_time: Duration = Duration(0)
+    poll_interval: Duration = Duration(5)
+    record_timeout: Duration = Duration(60)
+    parallel: int = 8
 
 
 class SharedLimits(Section, frozen=True):
@@ -150,6 +178,7 @@ class User(Section, frozen=True):
     password_hash: str = ""
     public_key: str = ""
     account: str = ""
+    slurm_account: str = ""
     groups: tuple[str, ...] = ()
     limits: Limits = Limits()
 
@@ -166,6 +195,7 @@ class Config(Section, frozen=True):
     auth: Auth = Auth()
     dispatch: Dispatch = Dispatch()
     local: Local = Local()
+    slurm: Slurm | None = None
     limits: Limits = Limits()
     groups: dict[str, Group] = {}
     users: dict[str, User] = {}
@@ -214,6 +244,11 @@ class Config(Section, frozen=True):
     def account_of(self, user: str) -> str:
         """The Unix account of a user's jobs. Empty: scd's own, or none for a user who is not configured any more."""
         return (self.users[user].account if user in self.users else "") or self.local.account
+
+    def slurm_account_of(self, user: str) -> str:
+        """The Slurm account that a user's nodes are charged to in Slurm."""
+        own = self.users[user].slurm_account if user in self.users else ""
+        return own or (self.slurm.account if self.slurm is not None else "")
 
     def users_of(self, account: str) -> frozenset[str]:
         """The users that a Unix account is: those whose ``account`` it is said to be, and the one of its name unless

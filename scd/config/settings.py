@@ -77,7 +77,7 @@ def _different(one: Config, other: Config) -> Iterator[str]:
         mine, its = getattr(one, section), getattr(other, section)
         if mine == its:
             continue
-        if not isinstance(mine, msgspec.Struct):
+        if not (isinstance(mine, msgspec.Struct) and isinstance(its, msgspec.Struct)):
             yield section
             continue
         for key in mine.__struct_fields__:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..model import NodeKey, Plan, ResourceUsage
+from ..placement import Placement
 from ..states import NodeState
 
 
@@ -24,6 +25,8 @@ class Spec(msgspec.Struct, frozen=True):
     ancestors: tuple[tuple[str, str, str], ...] = ()  # step, index, status of the nodes that ran before
     user: str = ""
     rebuilt: bool = False  # a preparation's: its tree is gone, and is unpacked from import and results in one
+    placement: Placement = Placement()
+    handle: str = ""  # what the executor called it when it took it, if that is known
 
 
 class Observation(msgspec.Struct):
@@ -32,11 +35,14 @@ class Observation(msgspec.Struct):
     started: float | None = None
     started_mono: float | None = None
     pid: int | None = None
+    handle: str = ""  # what the executor's own queue calls it, once it is in there
+    waiting: str = ""  # why it does not run yet, in words
     ended: float | None = None
     state: NodeState | None = None  # set once it ended, its archive published
     reason: str = ""
     refused: bool = False  # a preparation that SiliconCompiler, not the machine, ended
     lost: bool = False  # what it lived in went away: its runner, its shim, the host
+    out_of_memory: bool = False
     exit_code: int | None = None
     elapsed: float = 0.0
     archive: str | None = None

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..launcher.base import Launcher, dismiss
 from ..model import NodeKey
-from ..spool import JobDirectory, Spool
+from ..spool import Spool
 from ..states import NodeState
 from .base import Observation, Spec
+from .orders import order
 from .records import snapshot_name
 from .session import MakeReady, Message, Session, Wake
 
@@ -37,14 +38,19 @@ class LocalExecutor:
         return await asyncio.to_thread(self._launcher.trouble)
 
     async def submit(self, spec: Spec) -> str:
+        session = self.open(spec)
+        session.order(order(spec, session.directory), spec.name)
+        if self._sampler is None:
+            self._sampler = asyncio.create_task(self._sample())
+        return spec.name
+
+    def open(self, spec: Spec) -> Session:
+        """The session with the job's shim: also of a job that runs elsewhere, whose files are looked at from here."""
         session = self._sessions.get(spec.job_hash)
         if session is None:
             session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake, self._make_ready)
             self._sessions[spec.job_hash] = session
-        session.order(_order(spec, session.directory), spec.name)
-        if self._sampler is None:
-            self._sampler = asyncio.create_task(self._sample())
-        return spec.name
+        return session
 
     async def poll(self, handles: Iterable[str]) -> dict[str, Observation]:
         wanted = set(handles)
@@ -108,14 +114,3 @@ class LocalExecutor:
             figures = await asyncio.to_thread(self._launcher.sample, pids)
             for name, usage in figures.items():
                 running[name].usage = running[name].usage.merged(usage)
-
-
-def _order(spec: Spec, directory: JobDirectory) -> Message:
-    order: Message = {"name": spec.name, "archive": spec.archive}
-    if spec.key is None:
-        order |= {"op": "prepare", "manifest": str(directory.manifest(spec.generation))}
-        if spec.unpack:
-            rebuilt = directory.rebuilt_import(spec.generation)
-            order["import"] = str(rebuilt if spec.rebuilt else directory.import_archive)
-        return order
-    return order | {"op": "node", "step": spec.key.step, "index": spec.key.index, "ancestors": spec.ancestors}

@@ -1,12 +1,16 @@
 """What a shim is told to run: computed from the configuration, never from what a client or a job says."""
 
+import json
+import shlex
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..config import Config
 from ..runtimes import BOOT, PATH, Runtimes, command, job_environment
 from .base import Work
+from .batch import TEMPORARY_MARK
 from .sandbox import TEMPORARY, Sandbox
 
 SHIM_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
@@ -40,6 +44,42 @@ def shim_spec(
         "daemon_uid": daemon_uid,
         "shared": places is not None,
     }  # fmt: skip
+
+
+# Slurm's TERM goes to every process of a job. Only the batch job itself and the node are to obey: the sandbox, or the
+# runner, would take the node's results with it.
+_UNMOVED = ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh"]
+
+
+class BatchScripts:
+    """The batch scripts of attempts. All that one needs is in it, as data that no shell reads.
+
+    Any Python can run it: that of the runtime is taken, which compute nodes have anyway.
+    """
+
+    def __init__(self, config: Config, runtimes: Runtimes, sandboxes: Mapping[str, Sandbox]):
+        self._config = config
+        self._runtimes = runtimes
+        self._sandboxes = sandboxes
+
+    def write(self, work: Work, order: Mapping[str, Any], place: Path) -> str:
+        chosen, versions = self._runtimes.get(work.runtime)
+        sandbox, directory = self._sandboxes.get(chosen.name), work.directory
+        runner = command(chosen, "scd.runner.serve")
+        settings = {**_settings(self._config, work, sandbox is not None), "packages": versions.packages, "places": {}}
+        spec = {
+            "sandbox": [*_UNMOVED, *sandbox.argv(str(directory.work), TEMPORARY_MARK)] if sandbox else [],
+            "runner": runner if sandbox else [*_UNMOVED, *runner],
+            "settings": settings,
+            "env": job_environment(chosen, str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
+            "root": str(directory.work),
+        }
+        task = {"place": str(place), "archives": str(directory.archives), "spec": spec, "order": order}
+        batch = shlex.join([chosen.python, "-I", "-S", str(BOOT), "scd.launcher.batch"])
+        return (
+            f"#!/bin/sh\nexport PATH={PATH} LANG=C.UTF-8\nexec {batch} <<'END-OF-TASK'\n"
+            f"{json.dumps(task, separators=(',', ':'))}\nEND-OF-TASK\n"
+        )
 
 
 def _settings(config: Config, work: Work, sandboxed: bool) -> dict[str, object]:

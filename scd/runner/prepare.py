@@ -56,6 +56,7 @@ def prepare(
     errors, missing = LastErrors(), packages.watch(settings.cache)
     try:
         project = _load(settings, json.load(manifest))
+        schedulers = _take_schedulers(project)
         project.logger.addHandler(errors)
         adopt(project, settings.jobdir / _COLLECTED)
         plan = _run(settings, project, on_prepared)
@@ -68,6 +69,8 @@ def prepare(
             or errors.text()
             or f"SiliconCompiler failed at the job: {type(error).__name__}: {error}"
         ) from error
+    for node in plan["nodes"] if plan else ():
+        node["scheduler"] = schedulers[node["step"], node["index"]]
     if plan is None:
         raise Rejected(packages.explain(missing) or errors.text() or "SiliconCompiler did not prepare the job.")
     # The client wants the manifest as set up, with its journal; run() has put the history in its place.
@@ -93,8 +96,6 @@ def _load(settings: Settings, cfg: dict[str, Any]) -> Any:
     if (project.name, option.get_jobname()) != (settings.design, settings.jobname):
         raise Rejected("The manifest names its design or jobname in two ways.")
     project.set("record", "remoteid", settings.job_hash)
-    for _, step, index in option.scheduler.get("name", field=None).getvalues():
-        option.scheduler.unset("name", step=step, index=index)  # a node must never dispatch again
     if missing := _missing_tasks(_flow(project)):
         raise Rejected(
             "This server's SiliconCompiler lacks the task modules of these nodes: "
@@ -102,6 +103,15 @@ def _load(settings: Settings, cfg: dict[str, Any]) -> Any:
             + ". Use tasks of a package that the server has (a class of your own script cannot travel)."
         )
     return project
+
+
+def _take_schedulers(project: Any) -> dict[tuple[str, str], str | None]:
+    """Where each node is to run. The project forgets it: a node must never dispatch again."""
+    scheduler = project.option.scheduler
+    found = {(step, index): scheduler.get_name(step=step, index=index) for step, index in _flow(project).get_nodes()}
+    for _, step, index in scheduler.get("name", field=None).getvalues():
+        scheduler.unset("name", step=step, index=index)
+    return found
 
 
 def _missing_tasks(flow: Any) -> list[str]:
@@ -192,14 +202,19 @@ def _node_facts(project: Any, flow: Any, step: str, index: str) -> dict[str, Any
     with node.runtime():
         threads, has_breakpoint = node.task.get("threads"), bool(node.task.has_breakpoint())
     tool = flow.get(step, index, "tool")
+    scheduler = project.option.scheduler
     return {
         "builtin": tool == "builtin",
         "breakpoint": has_breakpoint,
         "continue": bool(project.option.get_continue(step=step, index=index)),
-        "cores": threads or project.option.scheduler.get_cores(step=step, index=index),
+        "cores": threads or scheduler.get_cores(step=step, index=index),
         "timeout": project.option.get_timeout(step=step, index=index),
         "tool": tool,
         "task": flow.get(step, index, "task"),
+        "memory": scheduler.get_memory(step=step, index=index),
+        "queue": scheduler.get_queue(step=step, index=index),
+        "defer": scheduler.get_defer(step=step, index=index),
+        "options": scheduler.get_options(step=step, index=index),
     }
 
 

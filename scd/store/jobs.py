@@ -56,9 +56,9 @@ _SEALED = f"""
     WHERE job_hash = :job_hash AND generation = :generation AND state IN ({_ENDED})"""
 _INSERT_JOB = """
     INSERT INTO jobs (job_hash, user, state, reason, design, jobname, flow, runtime, created, ended, upload_bytes,
-                      upload_seconds, digest, public_key)
+                      upload_seconds, digest, executor, public_key)
     VALUES (:job_hash, :user, :state, :reason, :design, :jobname, :flow, :runtime, :created, :ended, :upload_bytes,
-            :upload_seconds, :digest, :public_key)"""
+            :upload_seconds, :digest, :executor, :public_key)"""
 _MOVE_JOB = """
     UPDATE jobs SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended
     WHERE job_hash = :job_hash AND state IN (SELECT value FROM json_each(:sources)) RETURNING job_hash"""
@@ -67,8 +67,8 @@ _RETRY_JOB = """
     WHERE job_hash = :job_hash AND state = 'preparing' RETURNING job_hash"""
 _RESUME_JOB = f"""
     UPDATE jobs SET state = 'queued', reason = '', ended = NULL, cancel_reason = NULL, generation = generation + 1,
-        flow = :flow, runtime = :runtime, digest = :digest, answered = 0, retries = 0, disk_bytes = NULL,
-        public_key = :public_key, sealed = 0
+        flow = :flow, runtime = :runtime, digest = :digest, executor = :executor, answered = 0, retries = 0,
+        disk_bytes = NULL, public_key = :public_key, sealed = 0
     WHERE job_hash = :job_hash AND state IN ({_ENDED}) RETURNING job_hash"""
 _CANCEL_JOB = f"""
     UPDATE jobs SET cancel_reason = :reason
@@ -95,8 +95,9 @@ _CLAIM_NODE = """
     WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'pending' AND attempt = :attempt
     RETURNING n"""
 _INSERT_ATTEMPT = """
-    INSERT INTO attempts (name, job_hash, step, "index", attempt, executor, cores, queued)
-    VALUES (:name, :job_hash, :step, :index, :attempt, :executor, :cores, :queued)"""
+    INSERT INTO attempts (name, job_hash, step, "index", attempt, executor, cores, queued, memory)
+    VALUES (:name, :job_hash, :step, :index, :attempt, :executor, :cores, :queued, :memory)"""
+_SUBMIT_ATTEMPT = "UPDATE attempts SET handle = :handle WHERE name = :name"
 _START_ATTEMPT = "UPDATE attempts SET started = :started WHERE name = :name AND started IS NULL"
 _END_ATTEMPT = """
     UPDATE attempts SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended,
@@ -294,9 +295,13 @@ class JobStore:
         await db.execute(_SEALED, {"job_hash": job.job_hash, "generation": job.generation})
 
     async def resume(
-        self, db: aiosqlite.Connection, job_hash: str, flow: str, runtime: str, digest: str, public_key: str = ""
-    ) -> bool:
-        row = {"job_hash": job_hash, "flow": flow, "runtime": runtime, "digest": digest, "public_key": public_key}
+        self, db: aiosqlite.Connection, job_hash: str, flow: str, runtime: str, digest: str, executor: str = "local",
+        public_key: str = "",
+    ) -> bool:  # fmt: skip
+        row = {
+            "job_hash": job_hash, "flow": flow, "runtime": runtime, "digest": digest, "executor": executor,
+            "public_key": public_key,
+        }  # fmt: skip
         return await _changed(db, _RESUME_JOB, row)
 
     async def ask_cancel(self, db: aiosqlite.Connection, job_hash: str, reason: str) -> bool:
@@ -359,6 +364,10 @@ class JobStore:
         """Let a node start again whose attempt was lost."""
         row = {"job_hash": node.job_hash, "step": node.step, "index": node.index}
         return await _changed(db, _RETRY_NODE, row)
+
+    async def submit_attempt(self, db: aiosqlite.Connection, name: str, handle: str) -> None:
+        """An executor's own queue has taken it."""
+        await db.execute(_SUBMIT_ATTEMPT, {"name": name, "handle": handle})
 
     async def start_attempt(self, db: aiosqlite.Connection, name: str, started: float) -> None:
         await db.execute(_START_ATTEMPT, {"name": name, "started": started})

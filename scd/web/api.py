@@ -150,7 +150,7 @@ class Api:
         submission = await asyncio.to_thread(decode_submission, await held.read())
         owner = await self._s.login(request, submission.params)
         found = await asyncio.to_thread(manifest.decode, submission.cfg)
-        if "slurm" in found.schedulers:
+        if "slurm" in found.schedulers and self._s.settings.config.slurm is None:
             raise BadRequest("This server has no Slurm cluster. Unset option,scheduler,name and submit again.")
         resumed = submission.params.job_hash
         fingerprint = await asyncio.to_thread(digest, owner.user, resumed, submission.cfg)

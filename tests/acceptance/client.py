@@ -3,9 +3,9 @@
 ``client.py FLOW CREDENTIALS|local DIRECTORY [KEY=VALUE...]`` builds a flow by name, runs it and writes
 ``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma separated),
 ``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number, of the step
-work), ``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest`` (go on
-with the project in this file).
-It must run under every SiliconCompiler version that scd supports.
+work), ``scheduler``, ``queue``, ``memory``, ``defer`` and ``sbatch`` (what option,scheduler says of the step work),
+``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest`` (go on with
+the project in this file). It must run under every SiliconCompiler version that scd supports.
 """
 
 import json
@@ -147,6 +147,7 @@ FLOWS: dict[str, Callable[[], Any]] = {
     "chain": chain,
     "fan": fan,
     "fan40": lambda: fan(40),
+    "fan180": lambda: fan(180),
     "minimum": lambda: select(minimum.MinimumTask()),
     "maximum": lambda: select(maximum.MaximumTask()),
     "lint": lint,
@@ -208,6 +209,17 @@ def set_options(project: Any, options: dict[str, str]) -> None:
         project.option.set_timeout(float(options["timeout"]), step="work")
     if "maxnodes" in options:
         project.option.scheduler.set_maxnodes(int(options["maxnodes"]))
+    scheduler = project.option.scheduler
+    if "scheduler" in options:
+        scheduler.set_name(options["scheduler"], step="work")
+    if "queue" in options:
+        scheduler.set_queue(options["queue"], step="work")
+    if "memory" in options:
+        scheduler.set_memory(int(options["memory"]), step="work")
+    if "defer" in options:
+        scheduler.set_defer(options["defer"], step="work")
+    if "sbatch" in options:
+        scheduler.add_options(options["sbatch"].split(), step="work")
     for step in filter(None, options.get("continue", "").split(",")):
         project.option.set_continue(True, step=step)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import argon2
 import pytest
 
-from ..harness import Daemon
+from ..harness import Daemon, Json, wait_until
 from .submission import collected, manifest
 
 
@@ -117,7 +117,13 @@ def test_where_the_time_went(ctl: Daemon) -> None:
     job_hash = submit(ctl, "work", "script=sleep 1")
     ctl.wait(job_hash)
     assert ctl.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0"}).status_code == 200
-    (job,) = json.loads(good(ctl, "--json", "show", job_hash))["jobs"]
+
+    def shown() -> Json:
+        (found,) = json.loads(good(ctl, "--json", "show", job_hash))["jobs"]
+        return dict(found)
+
+    wait_until(lambda: shown()["timing"]["download"] is not None, "the download was not measured")
+    job = shown()
     timing = job["timing"]
     for part in ("upload", "queue", "unpack", "prepare", "run", "total", "download"):
         assert timing[part] is not None, f"{part} was not measured"

@@ -250,7 +250,7 @@ def test_usage_and_users_are_shown_also_while_scd_is_down(new_daemon: NewDaemon,
     assert (bob["user"], bob["core_seconds"]) == ("bob", 0)
     past = json.loads(ctl(daemon, "--json", "usage", "-u", "alice", "-S", "2001-01-01", "-E", "2002-01-01T12:00"))
     assert past["usage"][0]["core_seconds"] == 0
-    assert "is no time: write it as" in ctl(daemon, "usage", "-S", "yesterday", status=2)
+    assert "not a time: 'someday'" in ctl(daemon, "usage", "-S", "someday", status=2)
     lines = ctl(daemon, "users", "-P", "-o", "group,user,jobs,nodes,time").splitlines()
     assert lines[0] == "GROUP|USER|JOBS|NODES|TIME"
     assert lines[1].startswith("vlsi|alice|0/20|0/16|00:00:0")

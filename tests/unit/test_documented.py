@@ -57,7 +57,9 @@ def plain(page: str) -> str:
 @pytest.mark.parametrize(("table", "key"), sorted(set(keys())))
 def test_each_key_is_in_the_manual_and_in_the_sample(table: str, key: str) -> None:
     page = plain("scd.toml.5")
-    heading = {"runtime": "[[runtime]]", "users.NAME.limits": "[limits]"}.get(table, f"[{table}]")
+    heading = {"runtime": "[[runtime]]", "dispatch.route": "[[dispatch.route]]", "users.NAME.limits": "[limits]"}.get(
+        table, f"[{table}]"
+    )
     section = page.partition(f".Ss {heading}")[2].partition(".Ss ")[0]
     assert re.search(rf"^\.It Ic (.* , )?{key}\b", section, re.MULTILINE), f"{table}.{key} is not in scd.toml(5)"
     sample = (ROOT / "etc" / "scd.toml").read_text()

@@ -158,3 +158,19 @@ async def test_nodes_that_the_client_does_not_know_are_not_named() -> None:
 async def test_a_text_that_looks_like_json_is_wrapped(text: str, told: str) -> None:
     """The client would read it as node entries, and crash."""
     assert plain(text) == told
+
+
+async def test_why_nodes_wait_elsewhere_is_told_once_and_the_states_follow() -> None:
+    job = Job(hold=0.3)
+
+    def publish(note: str) -> None:
+        job.version += 1
+        view = JobView(HASH, "", JobState.RUNNING, "", {SYN: NodeView(NodeState.SUBMITTED)}, job.version, waiting=note)
+        job.board.publish(HASH, job.version, lambda: view, ended=False)
+
+    publish("syn/0: waiting for resources")
+    assert (await job.poll())["syn0"] == {"status": "queued"}
+    assert (await job.poll())["message"] == "syn/0: waiting for resources"
+    publish("waiting for Slurm")
+    assert (await job.poll())["syn0"] == {"status": "queued"}
+    assert (await job.poll())["message"] == "waiting for Slurm"

@@ -11,6 +11,7 @@ from ...errors import ConfigError, ScdError
 from ..daemon import NotAllowed
 from ..table import clean, coloured, print_json
 from .account import account_of, check_account
+from .cluster import check_cluster
 from .finding import Finding, Level, bad, good
 from .machine import check_cgroups, check_clock, check_links
 from .places import check_disks, check_permissions
@@ -24,7 +25,7 @@ class Unwell(ScdError):
 
 async def doctor(arguments: argparse.Namespace) -> None:
     """Raises Unwell if anything is bad."""
-    findings = await examine(arguments.config and arguments.config.absolute())
+    findings = await examine(arguments.config and arguments.config.absolute(), slurm=arguments.slurm)
     if arguments.json:
         print_json({"version": 1, "findings": [msgspec.structs.asdict(finding) for finding in findings]})
     else:
@@ -33,8 +34,8 @@ async def doctor(arguments: argparse.Namespace) -> None:
         raise Unwell(f"{wrong} thing{'s' if wrong > 1 else ''} to mend.")
 
 
-async def examine(file: Path | None) -> list[Finding]:
-    """All findings, in the order in which they are best mended. Raises NotAllowed."""
+async def examine(file: Path | None, *, slurm: bool = False) -> list[Finding]:
+    """All findings, in the order in which they are best mended; ``slurm``: a batch job is tried. Raises NotAllowed."""
     try:
         config = load(file)
     except ConfigError as error:
@@ -46,6 +47,8 @@ async def examine(file: Path | None) -> list[Finding]:
     findings += [*check_permissions(config, file), *check_clock(), *check_cgroups(), *check_links()]
     for examined in (check_trial(config, file), check_database(config), check_backup(config), check_daemon(config)):
         findings += [finding async for finding in examined]
+    if slurm:
+        findings += [finding async for finding in check_cluster(config, file)]
     return findings
 
 

@@ -3,21 +3,16 @@
 ``python -m scd.cli.doctor.trial FILE`` prints its findings as JSON.
 """
 
-import asyncio
-import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-import msgspec
-
-from ...config import Config, Runtime, load
-from ...errors import ConfigError, ScdError
+from ...config import Config, Runtime
+from ...errors import ConfigError
 from ...launcher.isolation import isolate
 from ...launcher.sandbox import TEMPORARY, Sandbox
 from ...runtimes import Runtimes, ask, job_environment
-from .account import account_of
+from .apart import findings_of, print_findings
 from .finding import Finding, bad, good, note
 
 # What the tasks that SiliconCompiler ships call.
@@ -29,24 +24,8 @@ TOOLS = (
 
 async def check_trial(config: Config, file: Path | None) -> AsyncIterator[Finding]:
     """The findings of this module's ``main``, run as scd's account."""
-    account = account_of(config)
-    if account is None:
-        return
-    other = os.geteuid() != account.pw_uid
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", __name__, *([str(file)] if file else []), stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd="/",
-        user=account.pw_uid if other else None, group=account.pw_gid if other else None,
-        extra_groups=os.getgrouplist(account.pw_name, account.pw_gid) if other else None,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    try:
-        for finding in msgspec.json.decode(out, type=list[Finding]):
-            yield finding
-    except msgspec.DecodeError:
-        last = (err.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
-        yield bad("sandbox", f"Runtimes cannot be tried as {account.pw_name}: {last}",
-                  f"let {account.pw_name} read scd's own files and the configuration")  # fmt: skip
+    async for finding in findings_of(__name__, "sandbox", config, file):
+        yield finding
 
 
 async def examine(config: Config, file: Path) -> list[Finding]:
@@ -103,14 +82,7 @@ def _tools(runtime: Runtime, present: set[str]) -> Finding:
 
 
 def main() -> None:
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    try:
-        config = load(file)
-        findings = asyncio.run(examine(config, file or Path("/etc/scd/scd.toml")))
-    except ScdError as error:
-        findings = [bad("config", f"scd's account cannot read the configuration: {error.message}",
-                        "chown root:scd /etc/scd/scd.toml && chmod 0640 /etc/scd/scd.toml")]  # fmt: skip
-    sys.stdout.buffer.write(msgspec.json.encode(findings))
+    print_findings(examine)
 
 
 if __name__ == "__main__":

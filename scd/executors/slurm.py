@@ -1,0 +1,324 @@
+"""Attempts as Slurm batch jobs, one each.
+
+What an attempt did stands in its own directory (``places``), written by its batch job (``launcher/batch.py``); Slurm's
+word only explains what is missing there. So it does not matter that Slurm can lose an id, run one twice or be away:
+
+- nothing of a name runs twice, since a batch job first claims the attempt's directory;
+- a submission whose end is not known is looked for by its name before it is made again;
+- whoever wants an attempt to end that did not begin claims it himself: it never will.
+
+One task looks at the queue for all of them (``controller``), some submit; what follows from a look is decided by
+``submission``.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import Slurm
+from ..launcher.base import Work
+from ..model import NodeKey
+from ..placement import Partition
+from ..procfs import boot_id
+from ..spool import Spool
+from ..states import NodeState
+from . import places
+from . import slurm_cli as cli
+from .base import Observation, Spec
+from .controller import TICK, Controller, Queue
+from .local import LocalExecutor
+from .orders import order
+from .places import Look
+from .submission import MARGIN, Stage, Submission
+
+log = logging.getLogger(__name__)
+
+_MOST_SUBMISSIONS = 5  # of one attempt
+_MOST_QUESTIONS = 10  # about single jobs, at a time
+_RESEND = 5.0  # between two tries to cancel
+_HARD = 15.0  # after which Slurm ends a batch job that was told to end
+_FULL = 15.0  # before the next try to get into a full queue
+_IDLE = 300.0
+_DOWN = "waiting for Slurm: its controller does not answer"
+
+Script = Callable[[Work, Mapping[str, Any], Path], str]
+
+
+class SlurmExecutor:
+    name = "slurm"
+
+    def __init__(self, config: Slurm, spool: Spool, script: Script, here: LocalExecutor, wake: Callable[[], None]):
+        """``here`` looks at the files of nodes that run: in the job's sandbox, on this machine."""
+        self._config = config
+        self._spool = spool
+        self._script = script
+        self._here = here
+        self._wake = wake
+        self._boot = boot_id()
+        self._slurm = Controller(config)
+        self._known: dict[str, Submission] = {}
+        self._leaving: dict[str, Submission] = {}  # ended for scd, and still to be taken out of Slurm's queue
+        self._todo: asyncio.Queue[Submission] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stir = asyncio.Event()
+        self._next_turn = 0.0
+        self._news = False
+
+    @property
+    def partitions(self) -> Mapping[str, Partition]:
+        """What the partitions give, empty until Slurm has told."""
+        return self._slurm.partitions
+
+    async def start(self) -> None:
+        """Ask Slurm once, and go on asking."""
+        await self._slurm.read_partitions()
+        if not self.partitions:
+            log.warning("Slurm does not answer; what is to run there waits for it")
+        duties = [self._watch(), *(self._send() for _ in range(self._config.parallel))]
+        self._tasks = [asyncio.create_task(duty) for duty in duties]
+
+    async def close(self) -> None:
+        """Leave all batch jobs alone; they go on without the daemon."""
+        for task in self._tasks:
+            task.cancel()
+        self._slurm.close()
+
+    # -- the scheduler's side
+
+    async def submit(self, spec: Spec) -> str:
+        if spec.name not in self._known:
+            place = self._spool.job(spec.job_hash).control / "slurm" / spec.name.rpartition("-")[2]
+            known = self._known[spec.name] = Submission(spec, place, self._config.record_timeout, self._boot)
+            self._todo.put_nowait(known)
+        return spec.name
+
+    async def trouble(self) -> str:
+        return "" if self._slurm.reachable.is_set() else "Slurm's controller does not answer"
+
+    async def poll(self, handles: Iterable[str]) -> dict[str, Observation]:
+        return {name: self._known[name].seen for name in handles if name in self._known}
+
+    async def cancel(self, handles: Iterable[str], state: NodeState, reason: str) -> None:
+        for name in handles:
+            known = self._known.get(name)
+            if known is not None and known.kill is None and not known.ended:
+                known.kill, known.killed = (state, reason), time.monotonic()
+                self._next_turn = 0.0
+        self._hurry()
+
+    async def snapshot(self, job_hash: str, key: NodeKey) -> str | None:
+        if (spec := self._running(job_hash, key)) is None:
+            return None
+        self._here.open(spec)
+        return await self._here.snapshot(job_hash, key)
+
+    async def tail(self, job_hash: str, key: NodeKey, offset: int) -> dict[str, Any] | None:
+        if (spec := self._running(job_hash, key)) is None:
+            return None
+        self._here.open(spec)
+        return await self._here.tail(job_hash, key, offset)
+
+    def _running(self, job_hash: str, key: NodeKey) -> Spec | None:
+        for known in self._known.values():
+            if known.spec.job_hash == job_hash and known.spec.key == key and known.seen.started is not None:
+                return None if known.ended else known.spec
+        return None
+
+    async def release(self, job_hash: str) -> None:
+        for name in [name for name, known in self._known.items() if known.spec.job_hash == job_hash]:
+            known = self._known.pop(name)
+            if not known.ended:  # scd cannot go on with the job: what there is of it ends
+                known.kill = known.kill or (NodeState.ERROR, "the job has ended")
+                self._leaving[name] = known
+
+    # -- submitting
+
+    async def _send(self) -> None:
+        while True:
+            known = await self._todo.get()
+            try:
+                await self._submit(known)
+            except OSError as error:
+                known.end(NodeState.ERROR, f"it cannot be submitted: {error}")
+                self._wake()
+            except Exception:  # one attempt's trouble must not hold up all others
+                log.exception("job=%s %s cannot be submitted", known.spec.job_hash, known.name)
+                known.end(NodeState.ERROR, "it cannot be submitted; scd's log says why")
+                self._wake()
+
+    async def _submit(self, known: Submission) -> None:
+        if known.fresh:
+            known.fresh = False
+            if not await self._slurm.do(places.make, known.place):
+                # An earlier daemon may have submitted it.
+                known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
+                self._hurry()
+                return
+        await asyncio.sleep(max(0.0, known.not_before - time.monotonic()))
+        await self._slurm.reachable.wait()
+        if known.ended or known.kill is not None:
+            return  # the watch ends it
+        spec = known.spec
+        known.stage = Stage.SENDING
+        known.submissions += 1
+        self._hurry()  # it may be in the queue, and over, while sbatch still has not answered
+        what = f"job={spec.job_hash} node={spec.key or 'prepare'} user={spec.user or '-'}"
+        argv = cli.sbatch(spec.name, what, str(known.place), spec.placement)
+        directory = self._spool.job(spec.job_hash)
+        work = Work(directory, spec.job_hash, spec.design, spec.jobname, spec.runtime, spec.user)
+        answer = await self._slurm.submit(argv, self._script(work, order(spec, directory), known.place))
+        known.take_answer(*cli.submitted(answer))
+        self._news = True  # told with the next look: thousands of them come in a few seconds
+        if known.stage is Stage.WAITING and not known.ended:
+            known.not_before = time.monotonic() + _FULL
+            self._todo.put_nowait(known)
+        self._hurry()
+
+    # -- watching
+
+    def _hurry(self) -> None:
+        self._slurm.hurry()
+        self._stir.set()
+
+    async def _watch(self) -> None:
+        while True:
+            while (pause := min(self._slurm.due, self._next_turn) - time.monotonic()) > 0:
+                self._stir.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stir.wait(), pause)
+            try:
+                await self._turn()
+            except Exception:  # a queue that cannot be understood is one that did not answer
+                log.exception("a look at Slurm's queue failed")
+                self._slurm.due = self._next_turn = time.monotonic() + self._config.poll_interval
+
+    async def _turn(self) -> None:
+        """What was killed is given up; then one look at the queue and at the disk for all, and what follows."""
+        now = time.monotonic()
+        await self._give_up_killed()
+        queue: Queue | None = None
+        if not (self._known or self._leaving):
+            self._slurm.due = now + _IDLE
+        elif now >= self._slurm.due:
+            queue = await self._slurm.queue()
+        live = [known for known in self._known.values() if known.stage is not Stage.WAITING and not known.ended]
+        await self._judge(live, queue)
+        if queue is not None:
+            await self._ask_again(live)
+            self._see_off(queue)
+        await self._cancel_in_slurm()
+        runs = any(known.seen.started is not None and not known.ended for known in live)
+        self._next_turn = now + TICK if runs else self._slurm.due  # records are looked for between two queries
+        await self._slurm.read_partitions()
+
+    async def _judge(self, live: Sequence[Submission], queue: Queue | None) -> None:
+        rows = {known.name: None if queue is None else queue.get(known.name, ()) for known in live}
+        looked = await self._slurm.do(_look_at, [known for known in live if known.worth_a_look(rows[known.name])])
+        now = time.monotonic()
+        news, self._news = self._news, False
+        for known in live:
+            before = known.news
+            known.judge(rows[known.name], looked.get(known.name), now)
+            if known.doom is not None and not known.ended:
+                await self._tell_doomed(known)
+            news |= before != known.news
+        for known in self._known.values():
+            if not self._slurm.reachable.is_set() and known.seen.waiting != _DOWN and not known.ended:
+                known.seen.waiting, news = _DOWN, True
+            elif self._slurm.reachable.is_set() and known.seen.waiting == _DOWN:
+                known.seen.waiting, news = "", True
+        if news:
+            self._slurm.hurry()
+            self._wake()
+
+    async def _tell_doomed(self, known: Submission) -> None:
+        """Should it live after all, cut off from everything, it must not go on beside one that takes its place."""
+        assert known.doom is not None
+        state, reason, lost = known.doom
+        try:
+            await self._slurm.do(places.give_up, known.place, state, reason)
+        except OSError as error:
+            log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
+        else:
+            known.end(state, reason, lost)
+
+    async def _ask_again(self, live: Sequence[Submission]) -> None:
+        """Submit again what Slurm, having answered for a while, does not have, and nobody has claimed."""
+        questions = 0
+        for known in live:
+            now = time.monotonic()
+            if known.missing is None or now - known.missing < MARGIN or known.ended or known.kill is not None:
+                continue
+            if (await self._slurm.do(_look_at, [known]))[known.name].claimed:
+                continue
+            if known.seen.handle:  # asked for alone, since squeue leaves out what it is told to hide
+                questions += 1
+                if questions > _MOST_QUESTIONS:
+                    return
+                if await self._slurm.has(known.seen.handle, known.name) is not False:
+                    known.missing = now
+                    continue
+            if known.submissions < _MOST_SUBMISSIONS:
+                known.send_again()
+                self._todo.put_nowait(known)
+            elif await self._slurm.do(places.give_up, known.place, NodeState.ERROR, ""):
+                known.end(NodeState.ERROR, "Slurm takes it again and again, and then does not know it", lost=True)
+                self._wake()
+
+    # -- ending
+
+    async def _give_up_killed(self) -> None:
+        """What never ran never will; what runs is told so in its directory, also while Slurm is away."""
+        for known in (*self._known.values(), *self._leaving.values()):
+            if known.kill is None or known.ended or known.given_up:
+                continue
+            known.given_up = True
+            try:
+                never_ran = await self._slurm.do(places.give_up, known.place, *known.kill)
+            except OSError as error:  # a disk that is full: Slurm will be told all the same
+                log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
+                never_ran = False
+            if never_ran:
+                if known.stage is not Stage.WAITING:
+                    self._leaving[known.name] = known
+                known.end(*known.kill)
+                self._wake()
+
+    async def _cancel_in_slurm(self) -> None:
+        """All of them with a few commands. What pends goes at once; what runs is told to end, and later made to."""
+        if not self._slurm.reachable.is_set():
+            return
+        now = time.monotonic()
+        candidates = (*self._known.values(), *self._leaving.values())
+        due = [
+            (known, known.row.id)
+            for known in {known.name: known for known in candidates if known.given_up}.values()
+            if known.row is not None and not known.row.has_ended and now - known.told >= _RESEND
+        ]
+        if not due:
+            return
+        for known, _ in due:
+            known.told = now
+        await self._slurm.cancel([job for _, job in due], pending=True)
+        await self._slurm.cancel([job for known, job in due if now - known.killed < _HARD], gently=True)
+        await self._slurm.cancel([job for known, job in due if now - known.killed >= _HARD])
+        self._slurm.hurry()
+
+    def _see_off(self, queue: Queue) -> None:
+        now = time.monotonic()
+        for name, known in list(self._leaving.items()):
+            known.row = cli.best(queue.get(name, ()))
+            if known.row is not None:
+                known.missing = None
+            elif known.missing is None:
+                known.missing = now
+            if known.is_over or (known.missing is not None and now - known.missing >= MARGIN):
+                del self._leaving[name]
+
+
+def _look_at(submissions: Sequence[Submission]) -> dict[str, Look]:
+    return {known.name: places.look(known.place, known_started=known.seen.started is not None) for known in submissions}

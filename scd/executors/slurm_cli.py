@@ -1,0 +1,272 @@
+"""Slurm's commands: their arguments, and what their answers say. Pure, but for ``call``.
+
+The facts were measured on Slurm 22.05 and 24.11. Only what both have is used: no JSON, whose layout changes between
+releases, and no accounting.
+"""
+
+import math
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+from ..placement import Partition, Placement
+
+SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
+QUERY_DEADLINE = 30.0
+
+_FORMAT = "%A|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
+_NAME = re.compile(r"scd-[0-9a-f]{32}-[0-9]{1,9}\.[0-9]{1,9}")
+_ID = re.compile(r"[0-9]{1,18}")
+_UNTOLD = re.compile(r"[^A-Za-z0-9_./=@+-]+")
+_MEGABYTE = 2**20
+_MOST_WORDS = 300
+
+# sbatch: what says that the request itself is at fault, and that it may go later.
+_REFUSALS = (
+    "invalid partition", "requested node configuration is not available", "invalid feature specification",
+    "invalid account", "invalid qos", "group not permitted", "pathname of a file", "access denied",
+    "more processors requested than permitted", "node count specification invalid", "invalid generic resource",
+    "requested time limit is invalid", "memory required by task is not available", "invalid job credential",
+    "invalid constraint", "job violates accounting/qos policy", "user's group not permitted", "invalid license",
+    "partition is in an inactive state", "requested partition configuration not available", "invalid reservation",
+)  # fmt: skip
+_LATER = ("resource temporarily unavailable", "assocmaxsubmitjoblimit", "qosmaxsubmitjobperuserlimit",
+          "slurm temporarily unable to accept job", "assocgrpsubmitjobslimit", "qosgrpsubmitjobslimit")  # fmt: skip
+
+PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
+ENDED = frozenset({
+    "COMPLETED", "FAILED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED", "CANCELLED", "BOOT_FAIL", "DEADLINE",
+    "REVOKED",
+})  # fmt: skip
+_REFUSED_REASON = "BadConstraints"  # what a refused submission leaves behind
+
+
+class Answer(NamedTuple):
+    """What a command said. ``code`` is None for one that did not come back in time, and was ended."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        """Its last complaint, for people."""
+        if self.code is None:
+            return "no answer in time"
+        lines = [line for line in (self.err or self.out).splitlines() if line.strip()]
+        text = lines[-1] if lines else f"exit status {self.code}, and it said nothing"
+        return re.sub(r"^\w+: (error|fatal): ", "", text)[:_MOST_WORDS]
+
+
+class Verdict(Enum):
+    """What became of a submission."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    LATER = "later"  # not submitted, and it may be when there is room
+    UNCERTAIN = "uncertain"  # it may have been submitted
+
+
+class QueueRow(msgspec.Struct, frozen=True):
+    """One of our jobs as Slurm has it. Times are seconds since 1970."""
+
+    id: str
+    state: str
+    started: float | None
+    ended: float | None  # of a job that runs: when it must have
+    nodes: str
+    name: str
+    reason: str
+
+    @property
+    def pending(self) -> bool:
+        return self.state in PENDING
+
+    @property
+    def has_ended(self) -> bool:
+        """A state that is not known has not ended."""
+        return self.state in ENDED
+
+    @property
+    def never_ran(self) -> bool:
+        """Taken out of the queue. Slurm then says that it began when it ended, on no node."""
+        return self.has_ended and not self.nodes
+
+    @property
+    def elapsed(self) -> float:
+        if not self.has_ended or self.started is None or self.ended is None:
+            return 0.0
+        return max(0.0, self.ended - self.started)
+
+
+def environment(conf: str) -> dict[str, str]:
+    """All that a command gets. SBATCH_* variables are options: none of the daemon's are passed on."""
+    found = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+    if conf := conf or os.environ.get("SLURM_CONF", ""):
+        found["SLURM_CONF"] = conf
+    return found
+
+
+def call(argv: Sequence[str], env: Mapping[str, str], deadline: float, text: str = "") -> Answer:
+    """Run a command with ``text`` as its input. Blocks; nothing of it is left after the deadline."""
+    try:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd="/",
+            start_new_session=True, text=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        return Answer(127, "", f"{argv[0]}: {error.strerror}")
+    with process:
+        try:
+            out, err = process.communicate(text, deadline)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # also what holds its output open
+            process.communicate()
+            return Answer(None, "", "")
+    return Answer(process.returncode, out, err)
+
+
+def sbatch(name: str, comment: str, directory: str, placement: Placement) -> list[str]:
+    """The script comes as input. What people may choose comes first: of an option given twice the last one counts."""
+    options = [
+        *placement.options,
+        "--parsable", "--no-requeue", "--export=NIL", "--open-mode=append", "--propagate=NONE", "--input=/dev/null",
+        "--nodes=1", "--ntasks=1", f"--cpus-per-task={placement.cores}", f"--job-name={name}",
+        f"--comment={_UNTOLD.sub(' ', comment)[:200]}", f"--chdir={directory}",
+        f"--output={_literal(directory)}/output",
+    ]  # fmt: skip
+    if placement.partition:
+        options.append(f"--partition={placement.partition}")
+    if placement.account:
+        options.append(f"--account={placement.account}")
+    if placement.memory:
+        options.append(f"--mem={math.ceil(placement.memory / _MEGABYTE)}M")
+    if placement.time:
+        options.append(f"--time={math.ceil(placement.time / 60)}")
+    if placement.begin:
+        options.append(f"--begin={placement.begin}")
+    return ["sbatch", *options]
+
+
+def submitted(answer: Answer) -> tuple[Verdict, str]:
+    """What sbatch's answer means, and the job's id, or why there is none."""
+    if answer.code == 0:
+        job, _, _ = answer.out.strip().partition(";")  # a cluster's name may follow
+        return (Verdict.ACCEPTED, job) if _ID.fullmatch(job) else (Verdict.UNCERTAIN, answer.words)
+    said = answer.err.lower()
+    if answer.code == 127:
+        return Verdict.LATER, answer.words
+    if any(text in said for text in _LATER):
+        return Verdict.LATER, answer.words
+    if answer.code == 255 or (answer.code is not None and any(text in said for text in _REFUSALS)):
+        return Verdict.REFUSED, answer.words
+    return Verdict.UNCERTAIN, answer.words
+
+
+def squeue() -> list[str]:
+    """All jobs, those that ended lately too: the server sends all of them whatever one asks for."""
+    return ["squeue", "--noheader", "--states=all", f"--format={_FORMAT}"]
+
+
+def queue(answer: Answer, uid: int) -> dict[str, list[QueueRow]] | None:
+    """Our jobs by name, None if the answer says nothing. Other people's may be called anything: user and name count."""
+    if answer.code != 0:
+        return None
+    found: dict[str, list[QueueRow]] = {}
+    owner = str(uid)
+    for line in answer.out.splitlines():
+        fields = line.split("|", 7)
+        if len(fields) == 8 and fields[1] == owner and _NAME.fullmatch(fields[6]) and _ID.fullmatch(fields[0]):
+            job, _, state, started, ended, nodes, name, reason = fields
+            if state == "FAILED" and reason == _REFUSED_REASON:
+                continue
+            row = QueueRow(job, state, _time(started), _time(ended), nodes, name, reason)
+            found.setdefault(name, []).append(row)
+    return found
+
+
+def best(rows: Iterable[QueueRow]) -> QueueRow | None:
+    """Of several jobs of one name the one that may still do something: others find its claim and end at once."""
+    return max(rows, key=lambda row: (not row.has_ended, not row.pending, int(row.id)), default=None)
+
+
+def scancel(ids: Iterable[str], *, pending: bool = False, gently: bool = False) -> list[str]:
+    """``pending``: only those that have not begun. ``gently``: TERM to the batch script alone, which passes it on."""
+    how = ["--state=PENDING"] if pending else ["--batch", "--signal=TERM"] if gently else []
+    return ["scancel", *how, *ids]
+
+
+def show_job(job: str) -> list[str]:
+    return ["scontrol", "--oneliner", "show", "job", job]
+
+
+def is_known(answer: Answer, name: str) -> bool | None:
+    """Whether the job of this name is there, None if the answer says nothing."""
+    if answer.code == 0:
+        return f" JobName={name} " in answer.out
+    return False if answer.code == 1 and "Invalid job id specified" in answer.err + answer.out else None
+
+
+def ping() -> list[str]:
+    return ["scontrol", "ping"]
+
+
+def sinfo() -> list[str]:
+    return ["sinfo", "--noheader", "--exact", "--format=%P|%l|%c|%m"]
+
+
+def partitions(answer: Answer) -> dict[str, Partition] | None:
+    """What the partitions give, None if the answer says nothing."""
+    if answer.code != 0:
+        return None
+    found: dict[str, Partition] = {}
+    for line in answer.out.splitlines():
+        fields = line.split("|")
+        if len(fields) != 4:
+            continue
+        name, limit, cores, memory = fields
+        own = Partition(
+            name.removesuffix("*"), _duration(limit), _number(cores), _number(memory, _MEGABYTE), name.endswith("*")
+        )
+        if (other := found.get(own.name)) is not None:  # a line for each kind of node
+            own = msgspec.structs.replace(
+                own, cores=_larger(own.cores, other.cores), memory=_larger(own.memory, other.memory)
+            )
+        found[own.name] = own
+    return found
+
+
+def _literal(path: str) -> str:
+    """sbatch puts something in place of ``%j`` and the like."""
+    return path.replace("%", "%%")
+
+
+def _time(text: str) -> float | None:
+    return float(text) if text.isdigit() else None
+
+
+def _number(text: str, unit: int = 1) -> int | None:
+    digits = text.rstrip("+")
+    return int(digits) * unit if digits.isdigit() and int(digits) else None
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def _duration(text: str) -> float | None:
+    """``1-00:00:00``, ``2:00:00``, ``30:00``; anything else is no limit."""
+    days, dash, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))) or len(parts) > 3:
+        return None
+    seconds = 0
+    for part in parts if not dash else [*parts, *["0"] * (3 - len(parts))]:
+        seconds = seconds * 60 + int(part)
+    return float(seconds + (int(days) * 86400 if dash else 0)) or None

@@ -1,0 +1,65 @@
+"""scdctl doctor --slurm: a site that works, and sites that do not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from ..harness import ROOT, Daemon
+from .cluster import NODES, Cluster
+from .site import Site, slow
+
+
+def doctor(daemon: Daemon) -> tuple[list[str], list[str]]:
+    """What is good about Slurm, and what is bad with its remedy."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scd.cli.main", "-c", str(daemon.file), "--json", "doctor", "--slurm"],
+        capture_output=True, text=True, cwd=ROOT, timeout=200,
+    )  # fmt: skip
+    found = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "slurm"]
+    good = [one["text"] for one in found if one["level"] == "good"]
+    bad = [f"{one['text']} -> {one['remedy']}" for one in found if one["level"] == "bad"]
+    assert not bad or done.returncode == 1
+    return good, bad
+
+
+def test_a_site_that_works(site: Site) -> None:
+    daemon = site.daemon()
+    good, bad = doctor(daemon)
+    assert not bad
+    assert good[0] == "Slurm's controller answers; its partitions are bigmem, compute."
+    assert "with SiliconCompiler" in good[1]
+    assert not list((daemon.state / "spool" / "staging").iterdir()), "it left something behind"
+
+
+def test_partitions_and_options_that_are_not_there(site: Site) -> None:
+    _, (bad,) = doctor(site.daemon('partition = "nowhere"'))
+    assert "[slurm] asks for the queue 'nowhere'; there are bigmem, compute" in bad
+    _, (bad,) = doctor(site.daemon('time = "30d"'))
+    assert "Slurm's partition compute gives 02:00:00 at most (MaxTime)" in bad
+
+
+def test_a_controller_that_is_not_there(site: Site, tmp_path: Path) -> None:
+    daemon = site.daemon()
+    wrong = tmp_path / "slurm.conf"
+    text = site.cluster.config.read_text()
+    (port,) = (line for line in text.splitlines() if line.startswith("SlurmctldPort"))
+    wrong.write_text(text.replace(port, "SlurmctldPort=1"))
+    daemon.file.write_text(daemon.file.read_text().replace(str(site.cluster.config), str(wrong)))
+    _, (bad,) = doctor(daemon)
+    assert "Slurm's controller does not answer" in bad
+
+
+@slow
+def test_a_spool_that_compute_nodes_do_not_have(site: Site, slurm: Cluster) -> None:
+    daemon = site.daemon()
+    hide = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {daemon.state} && exec "$@"', "sh"]
+    try:
+        for number in range(1, NODES + 1):
+            slurm.kill(f"node{number}", 15)
+            slurm.launch(f"node{number}", hide)
+        slurm.wait_until_ready()
+        _, (bad,) = doctor(daemon)
+    finally:
+        slurm.mend()
+    assert "share the spool with the compute nodes" in bad

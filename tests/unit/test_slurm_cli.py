@@ -1,0 +1,183 @@
+"""Slurm's commands: what they are asked, and what their answers mean. The texts are those of Slurm 22.05.8."""
+
+import shlex
+import time
+
+import pytest
+
+from scd.executors import slurm_cli as cli
+from scd.executors.slurm_cli import Answer, QueueRow, Verdict
+from scd.placement import Partition, Placement
+
+HASH = "0123456789abcdef0123456789abcdef"
+DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
+QUEUE = f"""\
+5|0|PENDING|N/A|N/A||scd-{HASH}-5.1|PartitionConfig
+2|0|RUNNING|1795580575|1795581175|node1|scd-{HASH}-2.1|None
+1|0|COMPLETED|1795580575|1795580576|node1|scd-{HASH}-1.1|None
+4|0|FAILED|1795580575|1795580575|node1|scd-{HASH}-4.1|JobLaunchFailure
+3|0|CANCELLED|1795580579|1795580579||scd-{HASH}-3.1|JobHeldUser
+9|0|PENDING|N/A|N/A||scd-{HASH}-9.1|{DOWN}
+"""
+
+
+def row(state: str, **fields: object) -> QueueRow:
+    known = {"id": "1", "started": 1.0, "ended": 2.0, "nodes": "node1", "name": "n", "reason": "None"} | fields
+    return QueueRow(state=state, **known)  # type: ignore[arg-type]
+
+
+def test_the_queue_is_read_by_name() -> None:
+    found = cli.queue(Answer(0, QUEUE, ""), 0)
+    assert found is not None
+    assert {name.rpartition("-")[2]: rows[0].state for name, rows in found.items()} == {
+        "5.1": "PENDING", "2.1": "RUNNING", "1.1": "COMPLETED", "4.1": "FAILED", "3.1": "CANCELLED", "9.1": "PENDING",
+    }  # fmt: skip
+    (running,) = found[f"scd-{HASH}-2.1"]
+    assert (running.id, running.started, running.nodes, running.elapsed) == ("2", 1795580575.0, "node1", 0.0)
+    (cancelled,) = found[f"scd-{HASH}-3.1"]
+    assert cancelled.never_ran
+    (waiting,) = found[f"scd-{HASH}-9.1"]
+    assert waiting.reason == DOWN, "a reason holds commas and spaces"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None",  # another user's, who has taken our name
+        "5|0|RUNNING|1|2|n|their job|None",
+        f"5|0|RUNNING|1|2|n|scd-{HASH}-5.1x|None",
+        f"5_1|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
+        f"5|0|FAILED|1|1||scd-{HASH}-5.1|BadConstraints",  # what a refused submission leaves
+        "||||||||",
+        "slurm_load_jobs error: Unable to contact slurm controller",
+        "",
+    ],
+)
+def test_what_is_not_ours_is_not_read(line: str) -> None:
+    assert cli.queue(Answer(0, f"{line}\n", ""), 0) == {}
+
+
+@pytest.mark.parametrize("answer", [Answer(1, QUEUE, ""), Answer(None, "", ""), Answer(-9, "", "")])
+def test_a_failed_answer_is_no_empty_queue(answer: Answer) -> None:
+    assert cli.queue(answer, 0) is None
+
+
+def test_the_one_that_may_still_do_something_counts() -> None:
+    ended, running, waiting = row("COMPLETED", id="9"), row("RUNNING", id="3"), row("PENDING", id="7")
+    assert cli.best([ended, running, waiting]) is running
+    assert cli.best([ended, waiting]) is waiting
+    assert cli.best([row("FAILED", id="3"), ended]) is ended
+    assert cli.best([row("SOMETHING_NEW", id="1"), ended]).state == "SOMETHING_NEW"  # type: ignore[union-attr]
+    assert cli.best([]) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict", "text"),
+    [
+        (Answer(0, "17\n", ""), Verdict.ACCEPTED, "17"),
+        (Answer(0, "17;cluster\n", ""), Verdict.ACCEPTED, "17"),
+        (Answer(0, "", ""), Verdict.UNCERTAIN, "said nothing"),
+        (Answer(None, "", ""), Verdict.UNCERTAIN, "no answer in time"),
+        (Answer(-9, "", ""), Verdict.UNCERTAIN, "-9"),
+        (
+            Answer(1, "", "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"),
+            Verdict.UNCERTAIN, "Socket timed out",
+        ),
+        (
+            Answer(1, "", "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect "
+                          "failure)\n"),
+            Verdict.UNCERTAIN, "Unable to contact",
+        ),
+        (
+            Answer(1, "", "sbatch: error: invalid partition specified: nope\n"
+                          "sbatch: error: Batch job submission failed: Invalid partition name specified\n"),
+            Verdict.REFUSED, "Batch job submission failed: Invalid partition name specified",
+        ),
+        (
+            Answer(255, "", "sbatch: unrecognized option '--bogus=3'\nTry \"sbatch --help\" for more information\n"),
+            Verdict.REFUSED, "Try",
+        ),
+        (
+            Answer(1, "", "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job "
+                          "violates "
+                          "accounting/QOS policy (job submit limit, user's size and/or time limits)\n"),
+            Verdict.LATER, "Job violates",
+        ),
+        (
+            Answer(1, "", "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying\n"
+                          "sbatch: error: Batch job submission failed: Resource temporarily unavailable\n"),
+            Verdict.LATER, "Resource temporarily unavailable",
+        ),
+    ],
+)  # fmt: skip
+def test_what_sbatch_means(answer: Answer, verdict: Verdict, text: str) -> None:
+    found, words = cli.submitted(answer)
+    assert found is verdict
+    assert text in words
+
+
+def test_sbatch_is_told_everything_and_by_whom() -> None:
+    placement = Placement(
+        executor="slurm", cores=4, memory=3 * 2**30 + 1, time=61.0, partition="bigmem", account="vlsi",
+        begin="now+1hour", options=("--constraint=gpu", "--job-name=mine"),
+    )  # fmt: skip
+    argv = cli.sbatch(f"scd-{HASH}-1.1", "job=1 node=a;b/0 user=x\ny", "/spool/a%j b", placement)
+    for option in (
+        "--no-requeue", "--export=NIL", "--cpus-per-task=4", "--mem=3073M", "--time=2", "--partition=bigmem",
+        "--account=vlsi", "--begin=now+1hour", "--chdir=/spool/a%j b", "--output=/spool/a%%j b/output", "--parsable",
+        "--comment=job=1 node=a b/0 user=x y",
+    ):  # fmt: skip
+        assert option in argv, shlex.join(argv)
+    assert argv.index(f"--job-name=scd-{HASH}-1.1") > argv.index("--job-name=mine"), "the last one counts"
+
+
+def test_what_is_not_asked_for_is_left_to_slurm() -> None:
+    argv = cli.sbatch("n", "c", "/d", Placement(executor="slurm"))
+    assert not [
+        option for option in argv if option.startswith(("--mem", "--time", "--partition", "--account", "--begin"))
+    ]
+
+
+def test_partitions_as_sinfo_tells_them() -> None:
+    text = "compute*|2:00:00|8|4000\ncompute*|2:00:00|64|2000+\nbigmem|1-00:00:00|8|4000\n"
+    text += "long|infinite|16+|1\nm|30:00|1|1\n"
+    found = cli.partitions(Answer(0, text, ""))
+    assert found is not None
+    assert found["compute"] == Partition("compute", 7200.0, 64, 4000 * 2**20, True)
+    assert (found["bigmem"].time, found["long"].time, found["m"].time) == (86400.0, None, 1800.0)
+    assert found["long"].cores == 16
+    assert not found["bigmem"].default
+    assert cli.partitions(Answer(1, text, "")) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "known"),
+    [
+        (Answer(0, "JobId=4 JobName=scd-aa-4.1 UserId=root(0)", ""), True),
+        (Answer(0, "JobId=4 JobName=scd-aa-4.10 UserId=root(0)", ""), False),  # the id is another's by now
+        (Answer(1, "", "slurm_load_jobs error: Invalid job id specified\n"), False),
+        (Answer(1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"), None),
+        (Answer(None, "", ""), None),
+    ],
+)
+def test_whether_slurm_knows_a_job(answer: Answer, known: bool | None) -> None:
+    assert cli.is_known(answer, "scd-aa-4.1") is known
+
+
+def test_a_command_that_hangs_is_ended_with_what_it_started() -> None:
+    begin = time.monotonic()
+    answer = cli.call(["/bin/sh", "-c", "sleep 60 & sleep 60"], {"PATH": "/bin:/usr/bin"}, 0.3)
+    assert answer.code is None
+    assert time.monotonic() - begin < 20, "its child kept the output open"
+
+
+def test_a_command_that_is_not_there() -> None:
+    answer = cli.call(["/nowhere/sbatch"], {}, 5)
+    assert cli.submitted(answer) == (Verdict.LATER, "/nowhere/sbatch: No such file or directory")
+
+
+def test_no_option_of_the_daemons_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "elsewhere")
+    monkeypatch.setenv("SLURM_CONF", "/its/own")
+    assert set(cli.environment("")) == {"PATH", "LC_ALL", "SLURM_TIME_FORMAT", "SLURM_CONF"}
+    assert cli.environment("/mine")["SLURM_CONF"] == "/mine"

@@ -1,0 +1,230 @@
+"""What follows from what is seen of a batch job, with a clock of the tests'. The records are real files."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from scd.executors import places
+from scd.executors.base import Spec
+from scd.executors.slurm_cli import QueueRow, Verdict
+from scd.executors.submission import MARGIN, Stage, Submission
+from scd.model import NodeKey
+from scd.placement import Placement
+from scd.states import NodeState
+
+NAME = "scd-0123456789abcdef0123456789abcdef-1.1"
+TIMEOUT = 60.0
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Submission:
+    spec = Spec(
+        name=NAME, job_hash="0123456789abcdef0123456789abcdef", design="d", jobname="j", runtime="r",
+        archive="1.1.tar.gz", generation=1, unpack=False, key=NodeKey("syn", "0"),
+        placement=Placement(executor="slurm", memory=2**30, time=3600.0),
+    )  # fmt: skip
+    place = tmp_path / "slurm" / "1.1"
+    assert places.make(place)
+    made = Submission(spec, place, TIMEOUT, "boot")
+    made.take_answer(Verdict.ACCEPTED, "17")
+    return made
+
+
+def see(known: Submission, now: float, *states: str, nodes: str = "node1", reason: str = "None") -> None:
+    """A look at ``now`` in which Slurm has the job in these states; none: it answers, and does not have it."""
+    rows = [QueueRow(str(17 + i), state, 100.0, 160.0, nodes, NAME, reason) for i, state in enumerate(states)]
+    known.judge(rows, places.look(known.place, known_started=known.seen.started is not None), now)
+    if known.doom is not None:
+        known.end(*known.doom)
+
+
+def no_answer(known: Submission, now: float) -> None:
+    known.judge(None, places.look(known.place, known_started=known.seen.started is not None), now)
+
+
+def write(known: Submission, name: str, fields: Mapping[str, object]) -> None:
+    base = {"type": name, "name": NAME, "at": 1000.0, "mono": 1.0, "boot": "elsewhere"}
+    (known.place / f"{name}.json").write_text(json.dumps({**base, **fields}))
+
+
+def claim(known: Submission) -> None:
+    (known.place / "claim").mkdir()
+
+
+def ended(known: Submission, state: str = "success", **fields: object) -> None:
+    write(known, "ended", {"archive": "1.1.tar.gz", "state": state, "reason": "", "elapsed": 5.0, **fields})
+
+
+def test_a_record_ends_it_whatever_slurm_says(known: Submission) -> None:
+    see(known, 1, "RUNNING")
+    ended(known)
+    no_answer(known, 2)
+    assert known.seen.state is NodeState.SUCCESS
+    assert (known.seen.elapsed, known.seen.archive) == (5.0, "1.1.tar.gz")
+
+
+def test_no_answer_ends_nothing(known: Submission) -> None:
+    claim(known)
+    see(known, 1, "RUNNING")
+    for now in range(2, 10000, 100):
+        no_answer(known, now)
+    assert known.seen.state is None
+    assert known.missing is None
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED", "TIMEOUT"])
+def test_a_record_is_waited_for(known: Submission, state: str) -> None:
+    claim(known)
+    see(known, 10, state)
+    see(known, 10 + TIMEOUT - 1, state)
+    assert known.seen.state is None, "it was given up while its record could still come"
+    ended(known)
+    see(known, 10 + TIMEOUT + 1, state)
+    assert known.seen.state is NodeState.SUCCESS
+
+
+def test_without_a_record_slurms_word_counts_in_the_end(known: Submission) -> None:
+    claim(known)
+    see(known, 10, "NODE_FAIL")
+    see(known, 10 + TIMEOUT, "NODE_FAIL")
+    assert known.seen.state is NodeState.ERROR
+    assert known.seen.reason == "its node failed (on node1)"
+    assert known.seen.lost
+    assert known.seen.elapsed == 60.0, "it is charged by Slurm's times"
+
+
+def test_a_sign_of_life_keeps_it(known: Submission) -> None:
+    claim(known)
+    alive = known.place / "alive"
+    for now in range(10, 1000, 30):
+        alive.touch()
+        os.utime(alive, (now, now))
+        see(known, now, "NODE_FAIL")
+    assert known.seen.state is None, "a node that lives was declared dead"
+    see(known, 990 + TIMEOUT, "NODE_FAIL")
+    assert known.seen.lost
+
+
+def test_what_slurm_forgot_and_somebody_claimed_is_lost_in_the_end(known: Submission) -> None:
+    claim(known)
+    see(known, 1, "RUNNING")
+    see(known, 10)
+    see(known, 10 + TIMEOUT - 1)
+    assert known.seen.state is None
+    see(known, 10 + TIMEOUT)
+    assert known.seen.reason == "Slurm does not know it any more, and it left no record"
+
+
+def test_what_slurm_forgot_and_nobody_claimed_may_be_submitted_again(known: Submission) -> None:
+    see(known, 10)
+    assert known.missing is not None
+    no_answer(known, 11)
+    see(known, 10 + 10 * TIMEOUT)
+    assert not known.ended
+    known.send_again()
+    assert [known.stage, known.missing, known.seen.handle] == [Stage.WAITING, None, ""]
+
+
+def test_an_id_is_known_by_its_name(known: Submission) -> None:
+    known.take_answer(Verdict.UNCERTAIN, "no answer in time")
+    assert known.stage is Stage.UNCERTAIN
+    see(known, 1, "PENDING", "COMPLETED", nodes="")
+    assert (known.stage, known.seen.handle) == (Stage.SUBMITTED, "17")
+
+
+def test_cancelled_before_it_began(known: Submission) -> None:
+    see(known, 1, "PENDING", nodes="")
+    see(known, 2, "CANCELLED", nodes="")
+    assert known.seen.reason == "cancelled in Slurm, not by scd"
+    assert not known.seen.lost, "nobody but its owner starts it again"
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "reason"),
+    [
+        ("TIMEOUT", NodeState.TIMEOUT, "over its time limit of 01:00:00"),
+        ("CANCELLED", NodeState.ERROR, "cancelled in Slurm, not by scd"),
+        ("PREEMPTED", NodeState.ERROR, "preempted by a job of higher priority"),
+        ("FAILED", NodeState.ERROR, "ended by a signal from outside"),
+    ],
+)
+def test_slurm_says_why_a_node_was_ended_from_outside(
+    known: Submission, word: str, state: NodeState, reason: str
+) -> None:
+    claim(known)
+    see(known, 1, "RUNNING")
+    ended(known, "error", signalled=True, reason="ended by a signal from outside")
+    see(known, 2, "COMPLETING")
+    assert not known.ended, "Slurm's word is not there yet"
+    see(known, 3, word)
+    assert [known.seen.state, known.seen.reason] == [state, reason]
+
+
+def test_slurms_word_is_not_waited_for_for_ever(known: Submission) -> None:
+    ended(known, "error", signalled=True, reason="ended by a signal from outside")
+    see(known, 1)
+    see(known, 1 + MARGIN)
+    assert known.seen.reason == "ended by a signal from outside"
+
+
+def test_memory_that_ran_out_is_known_by_slurms_word(known: Submission) -> None:
+    ended(known, "error", exit_code=-9, reason="killed by SIGKILL")
+    see(known, 1, "OUT_OF_MEMORY")
+    assert known.seen.out_of_memory
+    assert known.seen.reason == "out of memory: 1024 MiB were asked for (on node1)"
+
+
+def test_a_nodes_own_failure_is_its_own(known: Submission) -> None:
+    ended(known, "error", exit_code=1, reason="syn failed")
+    see(known, 1, "COMPLETING")
+    assert (known.seen.state, known.seen.reason, known.seen.lost) == (NodeState.ERROR, "syn failed", False)
+
+
+def test_who_cancels_has_the_last_word_unless_it_succeeded(known: Submission) -> None:
+    known.kill = (NodeState.ERROR, "cancelled: by alice")
+    ended(known, "error", signalled=True, lost=True)
+    no_answer(known, 1)
+    assert (known.seen.reason, known.seen.lost) == ("cancelled: by alice", False)
+
+
+def test_a_success_beside_a_cancel_is_one(known: Submission) -> None:
+    known.kill = (NodeState.ERROR, "cancelled: by alice")
+    ended(known)
+    no_answer(known, 1)
+    assert known.seen.state is NodeState.SUCCESS
+
+
+def test_a_second_start_that_found_the_claim_ends_nothing(known: Submission) -> None:
+    claim(known)
+    see(known, 1, "RUNNING", "COMPLETED")
+    see(known, 1 + 2 * TIMEOUT, "RUNNING", "COMPLETED")
+    assert known.seen.state is None
+
+
+def test_a_launch_that_failed_says_what_to_look_at(known: Submission) -> None:
+    (known.place / "output").write_text("slurmstepd: error: something\npython: not found\n")
+    see(known, 1, "FAILED", reason="JobLaunchFailure")
+    see(known, 1 + TIMEOUT, "FAILED", reason="JobLaunchFailure")
+    assert known.seen.reason.endswith("JobLaunchFailure (on node1); it said: python: not found")
+
+
+def test_a_record_that_makes_no_sense_is_an_error(known: Submission) -> None:
+    (known.place / "ended.json").write_text('{"type": "ended", "state": "success"}')
+    no_answer(known, 1)
+    assert known.seen.state is NodeState.ERROR
+
+
+def test_whoever_gives_up_first_keeps_it_from_running(known: Submission) -> None:
+    assert places.give_up(known.place, NodeState.ERROR, "cancelled")
+    assert places.look(known.place, known_started=False).claimed
+    with pytest.raises(FileExistsError):
+        claim(known)
+
+
+def test_what_runs_is_told(known: Submission) -> None:
+    claim(known)
+    assert not places.give_up(known.place, NodeState.ERROR, "cancelled")
+    assert json.loads((known.place / "revoked").read_text()) == {"state": "error", "reason": "cancelled"}
