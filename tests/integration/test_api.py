@@ -76,7 +76,8 @@ def test_trailing_slash_or_none(daemon: Daemon, path: str) -> None:
 def test_other_methods_and_paths(daemon: Daemon) -> None:
     assert refused(httpx2.get(f"{daemon.url}/check_server/"), 405) == "Method Not Allowed"
     assert refused(daemon.post("/nothing"), 404) == "Not Found"
-    assert refused(daemon.post("/admin/cancel/" + UNKNOWN), 403) == "This is for the first Unix socket in [server] listen only."
+    said = refused(daemon.post("/admin/cancel/" + UNKNOWN), 403)
+    assert said == "This is for the first Unix socket in [server] listen only."
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
