@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from .sealed import SUFFIX
 from .spool import Spool
 from .store import JobStore
 
@@ -33,7 +34,8 @@ async def audit(store: JobStore, spool: Spool) -> list[Finding]:
         if job_hash not in there:
             findings.append(_lost_files(store, spool, job_hash))
             continue
-        present = await asyncio.to_thread(spool.archive_names, job_hash)
+        names = await asyncio.to_thread(spool.archive_names, job_hash)
+        present = {name if _is_unfinished(name) else name.removesuffix(SUFFIX) for name in names}
         wanted = archives.get(job_hash, set())
         findings += [_lost_archive(store, job_hash, name) for name in sorted(wanted - present)]
         findings += [_unfinished_file(store, spool, job_hash, name) for name in sorted(present) if _is_unfinished(name)]
@@ -53,7 +55,8 @@ def record(finding: Finding, mended: str = "") -> dict[str, str]:
 
 
 def _is_unfinished(name: str) -> bool:
-    return name.startswith((".", "snapshot-"))
+    """But for what is just being encrypted: that is looked after."""
+    return name.startswith((".", "snapshot-")) and not name.endswith(SUFFIX)
 
 
 def _orphan(store: JobStore, spool: Spool, job_hash: str) -> Finding:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from . import __version__
 from .admission import Admission
-from .auth import Passwords
 from .board import Board
-from .config import DEFAULT_FILE, Config, Settings, load, render
+from .config import DEFAULT_FILE, Config, Settings, is_loopback, load, render
 from .drain import Drain
 from .errors import ConfigError, ScdError
 from .executors.local import LocalExecutor
@@ -39,6 +38,7 @@ from .recovery import recover
 from .reload import Reload
 from .runtimes import Runtimes
 from .scheduler import Scheduler
+from .sealing import Sealing
 from .spool import Spool
 from .store import Database, JobStore, UsageStore
 from .systemd import listen_fds
@@ -46,6 +46,7 @@ from .web import tls
 from .web.api import Services
 from .web.app import build
 from .web.health import Health
+from .web.login import Login
 from .web.progress import Progress
 from .web.server import Server, bind
 
@@ -91,6 +92,7 @@ def main() -> None:
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
     refuse_accounts_in_slurm(config)
+    Login(config)
     tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
@@ -181,6 +183,7 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
     """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
     config = settings.config
     refuse_accounts_in_slurm(config)
+    login = Login(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
         certificate = tls.context(config)
@@ -197,7 +200,8 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
         )
         store, usage, board, metrics = JobStore(database), UsageStore(database), Board(), Metrics()
         scheduler = Scheduler(settings, store, usage, board, metrics)
-        local = LocalExecutor(spool, launcher, scheduler.wake)
+        sealing = Sealing(store, spool, launcher)
+        local = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
         stack.push_async_callback(local.close)
         executor = Router([local])
         scheduler.use(executor)
@@ -213,26 +217,26 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
         admission = Admission(settings, usage, scheduler)
         drain = Drain(settings)
         await asyncio.to_thread(drain.load)
-        auth = Passwords(config.users, required=config.auth_required)
-        reload = Reload(settings, auth.use, lambda _: scheduler.wake())
+        reload = Reload(settings, login.use, lambda _: scheduler.wake())
         services = Services(
             settings=settings, store=store, usage=usage, admission=admission, spool=spool, scheduler=scheduler,
-            executor=executor, board=board, runtimes=runtimes, auth=auth,
-            intake=Intake(settings, spool, store, scheduler, runtimes, admission), janitor=janitor, progress=progress,
-            metrics=metrics, health=Health(database, executor.executors), drain=drain, reload=reload,
-             draining=lambda: "scd is stopping" if server.stopping else drain.reason(),
+            executor=executor, board=board, runtimes=runtimes, login=login,
+            intake=Intake(settings, spool, store, scheduler, sealing, runtimes, admission), janitor=janitor,
+            progress=progress, metrics=metrics, health=Health(database, executor.executors), drain=drain,
+            reload=reload, draining=lambda: "scd is stopping" if server.stopping else drain.reason(),
         )  # fmt: skip
 
         async def last_duty() -> None:
             if settings.config.local.on_stop == "cancel":
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
+        _warn_of_plain_http(config)
         banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
         server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await local.dismiss({job.job_hash for job in await store.unfinished()})
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload.on_hangup)
-        for duty in (scheduler.run(), janitor.run(), beat(scheduler)):
+        for duty in (scheduler.run(), janitor.run(), sealing.run(), beat(scheduler)):
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
             stack.push_async_callback(_end, task)
@@ -240,6 +244,18 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
     log.info("stopped; %s", "jobs that run go on" if settings.config.local.on_stop == "keep" else "no job runs")
+
+
+def _warn_of_plain_http(config: Config) -> None:
+    """Say at start what becomes of passwords that come to an address where others could read them."""
+    plain = [f"{host}:{port}" for host, port in config.tcp_addresses if not is_loopback(host)]
+    if plain and config.can_log_in and not config.server.tls_certificate:
+        what = (
+            "and [auth] plain_http lets passwords travel there for everybody to read"
+            if config.auth.plain_http
+            else "where no password is taken over plain HTTP but from this machine: put TLS in front"
+        )
+        log.warning("scd listens on %s, %s", ", ".join(plain), what)
 
 
 def _warn_of_certificate(config: Config) -> None:

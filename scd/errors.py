@@ -1,11 +1,14 @@
 """What can go wrong, as a user is told it. A class's docstring is its default message."""
 
+import math
+
 
 class ScdError(Exception):
     """scd failed."""
 
     http_status = 500
     exit_code = 1
+    retry_after: int | None = None  # seconds, if the same request may succeed then
 
     def __init__(self, message: str | None = None):
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
@@ -39,6 +42,23 @@ class Forbidden(ScdError):
 
 class Unauthorized(Forbidden):
     """Wrong user name or key."""
+
+
+class TooManyFailures(ScdError):
+    """Too many failed logins."""
+
+    http_status = 429
+
+    def __init__(self, wait: float):
+        self.retry_after = max(1, math.ceil(wait))
+        super().__init__(f"Too many failed logins. Try again in {self.retry_after} s.")
+
+
+class Busy(ScdError):
+    """Too many logins are being checked at the moment. Try again."""
+
+    http_status = 503
+    retry_after = 5
 
 
 class NotOwner(Forbidden):

@@ -14,13 +14,15 @@ import aiosqlite
 import msgspec
 
 from .admission import Admission
+from .auth import Identity
 from .config import Settings
 from .errors import BadRequest, DiskFull, NotOwner, TooLarge, UnknownJob
 from .manifest import Manifest
-from .model import Job
+from .model import Job, Tombstone
 from .placement import prepares
 from .runtimes import Runtimes
 from .scheduler import Scheduler
+from .sealing import Sealing
 from .spool import JobDirectory, Spool, Writer
 from .states import JobState
 from .store import JobStore
@@ -40,10 +42,11 @@ def digest(user: str, resumed: str | None, manifest: bytes | msgspec.Raw) -> str
 
 class Intake:
     def __init__(
-        self, settings: Settings, spool: Spool, store: JobStore, scheduler: Scheduler, runtimes: Runtimes,
-        admission: Admission,
+        self, settings: Settings, spool: Spool, store: JobStore, scheduler: Scheduler, sealing: Sealing,
+        runtimes: Runtimes, admission: Admission,
     ):  # fmt: skip
         self._settings = settings
+        self._sealing = sealing
         self._spool = spool
         self._store = store
         self._scheduler = scheduler
@@ -65,9 +68,11 @@ class Intake:
         return job_hash
 
     async def new(
-        self, user: str, fingerprint: str, manifest: Manifest, write_manifest: Writer, upload: AsyncIterator[bytes]
-    ) -> str:
+        self, owner: Identity, fingerprint: str, manifest: Manifest, write_manifest: Writer,
+        upload: AsyncIterator[bytes],
+    ) -> str:  # fmt: skip
         """Take the upload, make it last, and queue the job. Leaves nothing behind if it fails."""
+        user = owner.user
         staged = await asyncio.to_thread(self._spool.stage)
         arrived: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         arrived.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -81,7 +86,7 @@ class Intake:
                 raise BadRequest("The import is empty.")
             await asyncio.to_thread(write_manifest, staged.manifest(1))
             await asyncio.to_thread(self._spool.commit, staged, job_hash)
-            await self._insert(self._job(job_hash, user, fingerprint, manifest, size, seconds))
+            await self._insert(self._job(job_hash, owner, fingerprint, manifest, size, seconds))
             await asyncio.to_thread(self._spool.acknowledge, job_hash)
             await self._scheduler.admit(job_hash)
             arrived.set_result(job_hash)
@@ -112,11 +117,11 @@ class Intake:
         await self._store.add(db, job)
 
     async def resume(
-        self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, write_manifest: Writer
+        self, job_hash: str, owner: Identity, fingerprint: str, manifest: Manifest, write_manifest: Writer
     ) -> str:
         """Queue an ended job again in its directory: only what is not done will run. One request at a time."""
         async with self._resuming:
-            return await self._resume(job_hash, user, fingerprint, manifest, write_manifest)
+            return await self._resume(job_hash, owner, fingerprint, manifest, write_manifest)
 
     async def resumed(self, job_hash: str, fingerprint: str) -> bool:
         """Whether an equal request has resumed the job, and it has not ended yet."""
@@ -124,39 +129,53 @@ class Intake:
         return job is not None and not job.state.ended and job.digest == fingerprint
 
     async def _resume(
-        self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, write_manifest: Writer
+        self, job_hash: str, owner: Identity, fingerprint: str, manifest: Manifest, write_manifest: Writer
     ) -> str:
-        job = await self._store.job(job_hash)
+        job = await self._store.job(job_hash) or await self._store.tombstone(job_hash)
         if job is None:
-            if await self._store.tombstone(job_hash) is not None:
-                raise BadRequest(f"Job {job_hash} was deleted and cannot be resumed. Submit it again with clean set.")
             raise UnknownJob(f"There is no job {job_hash} here to resume. Submit it again with clean set.")
-        if job.user != user:
+        if job.user != owner.user:
             raise NotOwner
+        if isinstance(job, Tombstone):
+            raise BadRequest(f"Job {job_hash} was deleted and cannot be resumed. Submit it again with clean set.")
+        if job.public_key not in ("", owner.public_key):
+            raise BadRequest(
+                f"The files of job {job_hash} are encrypted to another key of this account. Log in with that one to "
+                "resume it, or submit it again with clean set."
+            )
         if not job.state.ended:
             if job.digest == fingerprint:
                 return job_hash  # a repeated request
             raise BadRequest(f"Job {job_hash} is still {job.state}; cancel it first, or wait for its end.")
-        if (job.design, job.jobname) != (manifest.design, manifest.jobname):
-            raise BadRequest(
-                f"Job {job_hash} is of {job.design}/{job.jobname}, not of {manifest.design}/{manifest.jobname}."
-            )
-        runtime = self._runtimes.choose(manifest.schema_version)
-        if runtime is None:
-            raise BadRequest(self._runtimes.refusal(manifest.schema_version))
+        runtime, upload_bytes = self._check_fits(job, manifest), job.upload_bytes
         try:
             await asyncio.to_thread(self._spool.add_manifest, job_hash, job.generation + 1, write_manifest)
         except FileNotFoundError:
             raise BadRequest(f"The files of job {job_hash} are gone. Submit it again with clean set.") from None
+        if owner.key:
+            self._sealing.keep(job_hash, job.generation + 1, owner.key)
 
         async def queue(db: aiosqlite.Connection) -> bool:
-            await self._admission.check(user, job.upload_bytes, db)
-            return await self._store.resume(db, job_hash, manifest.flow, runtime, fingerprint, self._prepares(manifest))
+            await self._admission.check(owner.user, upload_bytes, db)
+            return await self._store.resume(
+                db, job_hash, manifest.flow, runtime, fingerprint, self._prepares(manifest), owner.public_key
+            )
 
         if not await self._store.database.write(queue):
             raise BadRequest(f"Job {job_hash} was resumed by another request.")
         await self._scheduler.admit(job_hash)
         return job_hash
+
+    def _check_fits(self, job: Job, manifest: Manifest) -> str:
+        """The runtime of a resume with this manifest. Raises BadRequest."""
+        if (job.design, job.jobname) != (manifest.design, manifest.jobname):
+            raise BadRequest(
+                f"Job {job.job_hash} is of {job.design}/{job.jobname}, not of {manifest.design}/{manifest.jobname}."
+            )
+        runtime = self._runtimes.choose(manifest.schema_version)
+        if runtime is None:
+            raise BadRequest(self._runtimes.refusal(manifest.schema_version))
+        return runtime
 
     async def answered(self, job_hash: str) -> None:
         """The client has its answer: an equal request is no retry any more."""
@@ -177,16 +196,19 @@ class Intake:
         """The executor that prepares a job."""
         return prepares(self._settings.config, manifest.nodes, manifest.schedulers)
 
-    def _job(self, job_hash: str, user: str, fingerprint: str, manifest: Manifest, size: int, seconds: float) -> Job:
+    def _job(
+        self, job_hash: str, owner: Identity, fingerprint: str, manifest: Manifest, size: int, seconds: float
+    ) -> Job:
         """Queued, or rejected at once where no runtime takes its manifest: the client shows that reason."""
         now = time.time()
         runtime = self._runtimes.choose(manifest.schema_version)
         return Job(
-            job_hash=job_hash, user=user, state=JobState.QUEUED if runtime else JobState.REJECTED,
+            job_hash=job_hash, user=owner.user, state=JobState.QUEUED if runtime else JobState.REJECTED,
             reason="" if runtime else self._runtimes.refusal(manifest.schema_version), design=manifest.design,
             jobname=manifest.jobname, flow=manifest.flow, runtime=runtime or "", created=now, started=None,
             ended=None if runtime else now, upload_bytes=size, digest=fingerprint, answered=False, cancel_reason=None,
-            generation=1, plan=None, upload_seconds=seconds, executor=self._prepares(manifest),
+            generation=1, plan=None, upload_seconds=seconds, public_key=owner.public_key,
+            executor=self._prepares(manifest),
         )  # fmt: skip
 
     async def _receive(self, staged: JobDirectory, upload: AsyncIterator[bytes]) -> int:

@@ -33,6 +33,7 @@ class LiveJob:
         self.elapsed: dict[NodeKey, float] = {
             attempt.key: attempt.elapsed for attempt in attempts if attempt.elapsed is not None
         }
+        self.recorded: dict[NodeKey, str] = {}  # reasons of nodes that may not be written down as they are
         self.seen: dict[str, Observation] = {}
         self.killed: set[str] = set()
         self._memory: dict[NodeKey, int] = {}  # of nodes that ran out of it and get more
@@ -46,6 +47,11 @@ class LiveJob:
     @property
     def job_hash(self) -> str:
         return self.job.job_hash
+
+    @property
+    def _rebuilt(self) -> bool:
+        """Whether its tree went when it ended before: it is one that was to be encrypted."""
+        return bool(self.job.public_key) and self.job.generation > 1
 
     @property
     def plan(self) -> Plan | None:
@@ -64,6 +70,18 @@ class LiveJob:
         if seen.state is NodeState.ERROR and limit and seen.elapsed >= limit and seen.exit_code:
             return NodeState.TIMEOUT, over(limit)
         return seen.state, seen.reason or (f"failed (exit code {seen.exit_code})" if seen.exit_code else "failed")
+
+    def on_record(self, attempt: Attempt, seen: Observation, reason: str) -> str:
+        """What of a reason may be written down: of a job that is to be encrypted scd's own words alone.
+
+        These are of what was lost, ended by scd, or never got as far as a record in the journal.
+        """
+        own = seen.lost or seen.ended is None or attempt.name in self.killed or seen.state is NodeState.TIMEOUT
+        if not self.job.public_key or not reason or own:
+            return reason
+        if seen.refused:
+            return "SiliconCompiler refused the job; of an encrypted job it is not kept why"
+        return "failed" + (f" (exit code {seen.exit_code})" if seen.exit_code else "") + "; its log says why"
 
     def ready(self) -> list[PlanNode]:
         """The nodes that may start, in execution order; worked out once between two changes."""
@@ -169,8 +187,8 @@ class LiveJob:
         return Spec(
             name=attempt.name, job_hash=self.job_hash, design=self.job.design, jobname=self.job.jobname,
             runtime=self.job.runtime, archive=f"{n}.{attempt.attempt}.tar.gz", generation=self.job.generation, key=key,
-            unpack=self.job.plan is None, ancestors=() if key is None else self._ancestors(key), user=self.job.user,
-            placement=placement, handle=attempt.handle or "",
+            unpack=self.job.plan is None or self._rebuilt, ancestors=() if key is None else self._ancestors(key),
+            user=self.job.user, rebuilt=self._rebuilt, placement=placement, handle=attempt.handle or "",
         )  # fmt: skip
 
     def view(self) -> JobView:
@@ -207,10 +225,11 @@ class LiveJob:
             self._note = note
             self.version = next(_VERSIONS)
 
-    def failures(self) -> str:
-        """What went wrong, in words for the user."""
+    def failures(self, *, recorded: bool = False) -> str:
+        """What went wrong, in words for the user; ``recorded``: as far as it may be written down."""
         failed = [node for node in self.nodes.values() if node.state.failed]
-        named = [f"{node.key} {node.reason or node.state}" for node in failed[:_MAX_FAILURES_NAMED]]
+        reasons = {node.key: node.reason for node in failed} | (self.recorded if recorded else {})
+        named = [f"{node.key} {reasons[node.key] or node.state}" for node in failed[:_MAX_FAILURES_NAMED]]
         more = len(failed) - len(named)
         return "; ".join(named) + (f"; and {more} more" if more > 0 else "")
 

@@ -8,6 +8,7 @@ from .archive import GZIP_ERRORS, gzip_file
 from .durable import open_plain
 from .errors import NoResults
 from .model import NodeKey
+from .sealed import sealed
 from .tar import Kind, Refused, TarReader
 
 _MOST_UNPACKED = 16 * 2**30  # bytes before the log, which stands at an archive's end
@@ -37,6 +38,12 @@ def _content(archive: Path, key: NodeKey) -> Iterator[bytes]:
                 if member.kind is Kind.FILE and member.name.endswith(name):
                     yield from reader.content()
                     return
+    except FileNotFoundError:
+        if not sealed(archive).exists():
+            raise
+        raise NoResults(
+            f"The log of node {key} is encrypted to the key of the job's owner: his client fetches it."
+        ) from None
     except (Refused, *GZIP_ERRORS) as error:
         raise NoResults(f"The archive of node {key} cannot be read: {error}.") from None
     raise NoResults(f"Node {key} wrote no log.")

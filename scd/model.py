@@ -84,6 +84,8 @@ class Job(msgspec.Struct, frozen=True):
     plan: bytes | None
     retries: int = 0  # of this generation's preparation
     disk_bytes: int | None = None  # of an ended job, once measured
+    public_key: str = ""  # the owner's, to which its files are encrypted at the end
+    sealed: bool = False  # they are
     executor: str = "local"  # where it is prepared
     upload_seconds: float | None = None  # from the first byte of the import to the last
 

@@ -12,10 +12,15 @@ log = logging.getLogger(__name__)
 
 
 class Reload:
-    """Called by SIGHUP and by ``scdctl reload``. ``heirs`` are told of each new configuration, and must not fail."""
+    """Called by SIGHUP and by ``scdctl reload``.
 
-    def __init__(self, settings: Settings, *heirs: Callable[[Config], object]):
+    ``first`` takes each new configuration before all others, and may refuse it by ConfigError; it blocks. ``heirs`` are
+    told then, and must not fail.
+    """
+
+    def __init__(self, settings: Settings, first: Callable[[Config], object], *heirs: Callable[[Config], object]):
         self._settings = settings
+        self._first = first
         self._heirs = heirs
         self._lock = asyncio.Lock()
         self._hangup: asyncio.Task[None] | None = None
@@ -33,6 +38,7 @@ class Reload:
         async with self._lock:
             try:
                 reading = await asyncio.to_thread(self._settings.read)
+                await asyncio.to_thread(self._first, reading.config)
             except ConfigError as error:
                 log.error("the configuration is not reloaded, the old one stays in force: %s", error)
                 raise

@@ -5,6 +5,7 @@
     spool/staging/<random>/             an upload being taken, or a job being removed
     spool/lost+found/<job_hash>/        what ``scdctl check --fix`` found and no job owns
     spool/jobs/ab/<job_hash>/upload/    what the client sent: manifest-<generation>.json, import.tar.gz
+                                        (of a key's owner, once the job ended: import.tar.gz.age alone)
                             /control/   the shim's: events.jsonl, shim.sock, runner.log
                             /archives/  finished archives, <n>.<attempt>.tar.gz
                             /work/      the one directory that the job may write
@@ -64,6 +65,10 @@ class JobDirectory(NamedTuple):
 
     def manifest(self, generation: int) -> Path:
         return self.upload / f"manifest-{generation}.json"
+
+    def rebuilt_import(self, generation: int) -> Path:
+        """The import and the results so far in one, for a resume of a job whose files were encrypted."""
+        return self.upload / f"import-{generation}.tar.gz"
 
 
 class Hands(Protocol):

@@ -54,6 +54,7 @@ class Turn:
                 attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
                 await self._store.start_attempt(self._db, name, seen.started)
                 if attempt.key != PREPARE:
+                    live.recorded.pop(attempt.key, None)
                     self.orders.counts.append(partial(self._metrics.started, attempt))
                     await self._move_node(live, attempt.key, NodeState.RUNNING, "")
             if seen.state is not None:
@@ -99,7 +100,9 @@ class Turn:
         if live.job.state is not JobState.RUNNING or live.ending or live.attempts or live.ready():
             return
         if (state := live.verdict()) is not None:
-            await self._end_job(live, state, "" if state is JobState.COMPLETED else live.failures())
+            well = state is JobState.COMPLETED
+            told, recorded = ("", "") if well else (live.failures(), live.failures(recorded=True))
+            await self._end_job(live, state, told, recorded)
 
     async def start(self, live: LiveJob, key: NodeKey, cores: int) -> None:
         """A ready node, or the preparation of a queued job."""
@@ -125,8 +128,9 @@ class Turn:
 
     async def _end_attempt(self, live: LiveJob, attempt: Attempt, seen: Observation) -> None:
         state, reason = live.outcome(attempt.key, seen)
+        recorded = live.on_record(attempt, seen, reason)
         ended = msgspec.structs.replace(
-            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=reason,
+            attempt, ended=seen.ended or time.time(), elapsed=seen.elapsed, state=state, reason=recorded,
             exit_code=seen.exit_code, archive=seen.archive, lost=seen.lost, cpu_seconds=seen.usage.cpu_seconds,
             peak_bytes=seen.usage.peak_bytes, read_bytes=seen.usage.read_bytes, written_bytes=seen.usage.written_bytes,
             unpack_seconds=seen.unpack_seconds, archive_seconds=seen.archive_seconds,
@@ -136,10 +140,11 @@ class Turn:
         if not await self._store.end_attempt(self._db, ended):
             return
         if attempt.key == PREPARE:
-            await self._prepared(live, seen)
+            await self._prepared(live, seen, recorded)
         else:
             self._charged(live.job.user, ended)
             live.elapsed[attempt.key] = seen.elapsed
+            live.recorded[attempt.key] = recorded
             await self._move_node(live, attempt.key, state, reason)
             await self._retry(live, attempt, seen)
 
@@ -156,7 +161,7 @@ class Turn:
             live.retry(attempt.key, more)
             self._log(live, f"node={attempt.key} user={live.job.user or '-'} pending again {seen.reason}")
 
-    async def _prepared(self, live: LiveJob, seen: Observation) -> None:
+    async def _prepared(self, live: LiveJob, seen: Observation, recorded: str) -> None:
         if live.ending:
             return
         if seen.lost and live.job.retries < self._config.dispatch.retries:
@@ -166,7 +171,7 @@ class Turn:
             return
         if seen.state is not NodeState.SUCCESS or seen.plan is None or seen.raw_plan is None:
             state = JobState.REJECTED if seen.refused else JobState.FAILED
-            await self._end_job(live, state, seen.reason or "The job could not be prepared.")
+            await self._end_job(live, state, seen.reason or "The job could not be prepared.", recorded)
             return
         plan = seen.plan
         try:
@@ -195,21 +200,24 @@ class Turn:
             self.orders.cancel.append((self._executor, fresh, state, reason))
 
     async def _move_node(self, live: LiveJob, key: NodeKey, state: NodeState, reason: str) -> None:
-        if await self._store.move_node(self._db, live.job_hash, key, state, reason):
+        recorded = live.recorded.get(key, reason)
+        if await self._store.move_node(self._db, live.job_hash, key, state, recorded):
             live.change_node(key, state, reason)
             if state.done:
                 self.orders.counts.append(partial(self._metrics.node_ended, state))
-            self._log(live, f"node={key} user={live.job.user or '-'} {state} {reason}")
+            self._log(live, f"node={key} user={live.job.user or '-'} {state} {recorded}")
 
-    async def _move_job(self, live: LiveJob, state: JobState, reason: str) -> bool:
-        if not await self._store.move(self._db, live.job_hash, state, reason):
+    async def _move_job(self, live: LiveJob, state: JobState, reason: str, recorded: str = "") -> bool:
+        recorded = recorded or reason
+        if not await self._store.move(self._db, live.job_hash, state, recorded):
             return False
         live.change_job(state, reason)
-        self._log(live, f"user={live.job.user or '-'} {state} {reason}")
+        self._log(live, f"user={live.job.user or '-'} {state} {recorded}")
         return True
 
-    async def _end_job(self, live: LiveJob, state: JobState, reason: str) -> None:
-        if await self._move_job(live, state, reason):
+    async def _end_job(self, live: LiveJob, state: JobState, reason: str, recorded: str = "") -> None:
+        """``reason`` is for whoever watches, ``recorded`` what may be written down of it, if that is less."""
+        if await self._move_job(live, state, reason, recorded):
             self.orders.counts.append(partial(self._metrics.job_ended, state))
             self.orders.ended.append(live)
 

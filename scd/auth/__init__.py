@@ -1,5 +1,7 @@
 """Who a request comes from."""
 
-from .passwords import Passwords
+from .authenticator import Authenticator
+from .base import Identity
+from .keys import private_key
 
-__all__ = ["Passwords"]
+__all__ = ["Authenticator", "Identity", "private_key"]

@@ -14,6 +14,7 @@ from .cancel import cancel
 from .completion import SHELLS, completion
 from .doctor import doctor
 from .jobs import JOBS, NODES, jobs, nodes
+from .keygen import keygen
 from .log import log
 from .orders import delete, drain, reload, resume
 from .password import hash_password
@@ -109,6 +110,9 @@ def parser() -> argparse.ArgumentParser:
     verb = verbs.add_parser("hash-password", help="make a password_hash of a password read from standard input")
     verb.set_defaults(run=hash_password)
 
+    verb = verbs.add_parser("keygen", help="make a pair of keys for a user, and say what to do with them")
+    verb.add_argument("file", metavar="FILE", type=Path, nargs="?", default=Path("scd-key"), help="default: scd-key")
+    verb.set_defaults(run=keygen)
     verb = verbs.add_parser("completion", help="print a script that makes a shell complete scdctl's commands")
     verb.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     return parser

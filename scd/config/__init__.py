@@ -9,8 +9,10 @@ from .sections import (
     Config,
     Duration,
     Group,
+    Ldap,
     Limits,
     Local,
+    Pam,
     Paths,
     Route,
     Runtime,
@@ -25,7 +27,8 @@ from .sections import (
 from .settings import Settings
 
 __all__ = [
-    "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Limits", "Local", "Paths", "Route",
-    "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of", "is_loopback", "load",
+    "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Ldap", "Limits", "Local", "Pam",
+    "Paths", "Route", "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of",
+    "is_loopback", "load",
     "render", "split_address",
 ]  # fmt: skip

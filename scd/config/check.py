@@ -13,13 +13,15 @@ from .sections import Config, SharedLimits, is_loopback, split_address
 
 _OPEN = (
     "is open to other machines, and nobody has to log in. "
-    "Add [users.NAME] with a password_hash (and [auth] required = true), or listen on 127.0.0.1 only"
+    "Add [users.NAME] with a password_hash or a public_key (and [auth] required = true), or listen on 127.0.0.1 only"
 )
 
 _MOST_RETRIES = 10
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_VARIABLES = frozenset({"PATH", "HOME", "TMPDIR", "USER", "LOGNAME"})
+_PUBLIC_KEY = re.compile(r"ssh-(ed25519|rsa) +[A-Za-z0-9+/]+={0,2}( [^\n]*)?")
+_SERVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _SLURM_RANGES = (
     ("cores", 1, 4096), ("max_cores", 0, 4096), ("memory_on_oom", 1, 16), ("poll_interval", 1, 60),
     ("record_timeout", 15, 3600), ("parallel", 1, 64),
@@ -105,7 +107,7 @@ def _at_least_one(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _users(config: Config) -> Iterator[tuple[str, str]]:
-    if config.auth_required and not config.users:
+    if config.auth_required and not config.users and not config.auth.has_directory:
         yield "auth.required", "is true, but there is no [users.NAME]"
     for name, user in config.users.items():
         if not name or any(char.isspace() or char == ";" for char in name):
@@ -115,8 +117,41 @@ def _users(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"users.{name}.groups", f"there is no [groups.{group}.limits]"
         if len(set(user.groups)) < len(user.groups):
             yield f"users.{name}.groups", "names a group twice"
-        if not user.password_hash.startswith("$argon2"):
+        if user.password_hash and user.public_key:
+            yield (
+                f"users.{name}",
+                "has a password_hash and a public_key: one of them is enough, and the other is a risk",
+            )
+        if not (user.password_hash or user.public_key or config.auth.has_directory):
+            yield (
+                f"users.{name}",
+                "needs a password_hash (scdctl hash-password makes one) or a public_key (scdctl keygen)",
+            )
+        if user.password_hash and not user.password_hash.startswith("$argon2"):
             yield f"users.{name}.password_hash", "is not an argon2 hash (make one with: scdctl hash-password)"
+        if user.public_key and not _PUBLIC_KEY.fullmatch(user.public_key):
+            yield (
+                f"users.{name}.public_key",
+                "is no ssh-ed25519 or ssh-rsa key in one line (make one with: scdctl keygen)",
+            )
+
+
+def _directory(config: Config) -> Iterator[tuple[str, str]]:
+    """The site's own directory of users."""
+    pam, ldap = config.auth.pam, config.auth.ldap
+    if pam is not None and ldap is not None:
+        yield "auth", "has a table for pam and one for ldap: one directory decides who somebody is"
+    if pam is not None and not _SERVICE.fullmatch(pam.service):
+        yield "auth.pam.service", f"{pam.service!r} is not the name of a file in /etc/pam.d"
+    if ldap is not None:
+        if not ldap.uri.startswith(("ldaps://", "ldap://", "ldapi://")):
+            yield "auth.ldap.uri", f"{ldap.uri!r} begins with neither ldaps://, ldap:// nor ldapi://"
+        if ldap.dn.count("{user}") != 1:
+            yield "auth.ldap.dn", "must hold {user} once, as in uid={user},ou=people,dc=example,dc=org"
+        if ldap.ca and not os.access(ldap.ca, os.R_OK):
+            yield "auth.ldap.ca", f"{ldap.ca} cannot be read"
+    if config.auth.has_directory and config.accounts and not config.local.account:
+        yield "local.account", "is missing: jobs have accounts, and users of the directory have none of their own"
 
 
 def _numbers(config: Config) -> Iterator[tuple[str, str]]:
@@ -237,6 +272,7 @@ _RULES = (
     _server,
     _at_least_one,
     _users,
+    _directory,
     _numbers,
     _isolation,
     _accounts,

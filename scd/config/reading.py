@@ -13,7 +13,7 @@ import msgspec
 from ..errors import ConfigError
 from ..units import UNLIMITED, parse_duration, parse_size
 from .check import check
-from .sections import Auth, Config, Duration, Runtime, Size
+from .sections import Config, Duration, Runtime, Size
 
 DEFAULT_FILE = Path("/etc/scd/scd.toml")
 CONF_D = "conf.d"
@@ -155,7 +155,7 @@ def _with_defaults(config: Config, merged: Mapping[str, Any], *, system: bool) -
             config.server, listen=config.server.listen or ("127.0.0.1:8080", f"unix:{socket}")
         ),
         runtime=config.runtime or (Runtime(python=sys.executable),),
-        auth=Auth(required=config.auth_required),
+        auth=msgspec.structs.replace(config.auth, required=config.auth_required),
     )
     if not config.auth_required:  # a lab box counts nothing unless it is told to
         told = merged.get("limits", {})

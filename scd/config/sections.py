@@ -70,8 +70,25 @@ class Packages(Section, frozen=True):
     sources: tuple[str, ...] = ("https://github.com/", "github://", "git+https://github.com/")
 
 
+class Pam(Section, frozen=True):
+    service: str = "scd"
+
+
+class Ldap(Section, frozen=True):
+    uri: str
+    dn: str
+    ca: str = ""
+
+
 class Auth(Section, frozen=True):
     required: bool | None = None
+    plain_http: bool = False
+    pam: Pam | None = None
+    ldap: Ldap | None = None
+
+    @property
+    def has_directory(self) -> bool:
+        return self.pam is not None or self.ldap is not None
 
 
 class Route(Section, frozen=True):
@@ -157,7 +174,10 @@ class Budget(NamedTuple):
 
 
 class User(Section, frozen=True):
-    password_hash: str
+    """With a password, a key, or neither: then the site's directory knows him."""
+
+    password_hash: str = ""
+    public_key: str = ""
     account: str = ""
     slurm_account: str = ""
     groups: tuple[str, ...] = ()
@@ -182,8 +202,14 @@ class Config(Section, frozen=True):
     users: dict[str, User] = {}
 
     @property
+    def can_log_in(self) -> bool:
+        return bool(self.users) or self.auth.has_directory
+
+    @property
     def auth_required(self) -> bool:
-        return bool(self.users) if self.auth.required is None else self.auth.required
+        if self.auth.required is not None:
+            return self.auth.required
+        return self.can_log_in
 
     @property
     def cores(self) -> int:

@@ -24,6 +24,7 @@ class Spec(msgspec.Struct, frozen=True):
     key: NodeKey | None = None
     ancestors: tuple[tuple[str, str, str], ...] = ()  # step, index, status of the nodes that ran before
     user: str = ""
+    rebuilt: bool = False  # a preparation's: its tree is gone, and is unpacked from import and results in one
     placement: Placement = Placement()
     handle: str = ""  # what the executor called it when it took it, if that is known
 

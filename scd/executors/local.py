@@ -15,7 +15,7 @@ from ..states import NodeState
 from .base import Observation, Spec
 from .orders import order
 from .records import snapshot_name
-from .session import Message, Session, Wake
+from .session import MakeReady, Message, Session, Wake
 
 _GRACE = 2.5  # seconds between TERM and KILL: a cancel is over within 5
 _GOODBYE = 5.0
@@ -25,7 +25,8 @@ _SAMPLE_INTERVAL = 1.0
 class LocalExecutor:
     name = "local"
 
-    def __init__(self, spool: Spool, launcher: Launcher, wake: Wake):
+    def __init__(self, spool: Spool, launcher: Launcher, wake: Wake, make_ready: MakeReady):
+        self._make_ready = make_ready
         self._spool = spool
         self._launcher = launcher
         self._wake = wake
@@ -47,7 +48,7 @@ class LocalExecutor:
         """The session with the job's shim: also of a job that runs elsewhere, whose files are looked at from here."""
         session = self._sessions.get(spec.job_hash)
         if session is None:
-            session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake)
+            session = Session(spec, self._spool.job(spec.job_hash), self._launcher, self._wake, self._make_ready)
             self._sessions[spec.job_hash] = session
         return session
 

@@ -11,6 +11,7 @@ def order(spec: Spec, directory: JobDirectory) -> dict[str, Any]:
     if spec.key is None:
         found |= {"op": "prepare", "manifest": str(directory.manifest(spec.generation))}
         if spec.unpack:
-            found["import"] = str(directory.import_archive)
+            rebuilt = directory.rebuilt_import(spec.generation)
+            found["import"] = str(rebuilt if spec.rebuilt else directory.import_archive)
         return found
     return found | {"op": "node", "step": spec.key.step, "index": spec.key.index, "ancestors": spec.ancestors}

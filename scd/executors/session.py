@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from ..errors import ScdError
@@ -24,6 +24,7 @@ _RECONNECT_DELAY = 0.5
 _LONGEST_DELAY = 15.0
 
 Wake = Callable[[], None]
+MakeReady = Callable[[Spec], Awaitable[None]]  # what a preparation needs on the disk; ScdError if it cannot be had
 Message = dict[str, Any]
 
 
@@ -34,7 +35,8 @@ class _Silent(Exception):
 class Session:
     """The daemon's end of one job's shim."""
 
-    def __init__(self, spec: Spec, directory: JobDirectory, launcher: Launcher, wake: Wake):
+    def __init__(self, spec: Spec, directory: JobDirectory, launcher: Launcher, wake: Wake, make_ready: MakeReady):
+        self._make_ready = make_ready
         self.directory = directory
         self.observations: dict[str, Observation] = {}
         self._spec = spec
@@ -134,6 +136,7 @@ class Session:
 
     async def _adopt(self) -> None:
         try:
+            await self._make_ready(self._spec)
             await asyncio.to_thread(self._launcher.adopt, self._spec.job_hash, self.user)
         except LauncherDown:
             raise

@@ -67,6 +67,9 @@ class Launcher(Protocol):
     def tidy(self) -> None:
         """Remove what jobs that ended left outside of their directories."""
 
+    def wipe(self, directory: JobDirectory) -> None:
+        """Remove the tree of a job that has no shim any more, and its own words from ``control``. Raises OSError."""
+
     def size(self, directory: Path) -> int:
         """Bytes that a job's directory takes on the disk. Raises OSError."""
 

@@ -21,7 +21,7 @@ from .accounts import Account, Refused, become, find, owner
 from .base import START_DEADLINE, Work
 from .cage import Cage
 from .cgroup import Cgroups
-from .requests import Adopt, Alive, AnyRequest, Check, Empty, Size, Start, Usage
+from .requests import Adopt, Alive, AnyRequest, Check, Empty, Size, Start, Usage, Wipe
 from .sandbox import TEMPORARY
 from .shim import SPEC
 from .spec import SHIM, SHIM_ENVIRONMENT, shim_argv, shim_spec
@@ -60,6 +60,10 @@ def carry_out(ground: Ground, request: AnyRequest) -> Any:
             with frame.opened(ground.spool, ("staging", request.staged), ground.scd) as fd:
                 if _become_owner(fd, ground):
                     frame.empty(fd)
+        case Wipe():
+            with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
+                if _become_owner(fd, ground):
+                    frame.wipe(fd)
         case Size():
             with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
                 return frame.size(fd) if _become_owner(fd, ground) else 0

@@ -22,10 +22,11 @@ from pathlib import Path
 from ..archive import remove_tree
 from ..spool import disk_usage
 from .accounts import Account, Refused, acting_as
+from .wipe import wipe_control
 
 WORK, TMP, CONTROL, ARCHIVES = "work", "tmp", "control", "archives"
 OWN = {WORK: 0o700, TMP: 0o700, CONTROL: 0o2750, ARCHIVES: 0o2770}
-_UPLOADED = re.compile(r"manifest-[0-9]{1,9}\.json|import\.tar\.gz")
+_UPLOADED = re.compile(r"manifest-[0-9]{1,9}\.json|import(-[0-9]{1,9})?\.tar\.gz")
 _UPLOAD_MODE = 0o640
 STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -127,14 +128,25 @@ def _take(directory: int, name: str, account: Account, scd: Account, stack: cont
 def empty(frame: int) -> None:
     """Remove all that lies in the frame's directories. The caller has become their owner."""
     for name in OWN:
-        with _inside(frame, name) as there:
-            if not there:
-                continue
-            for entry in list(os.scandir(".")):
-                if entry.is_dir(follow_symlinks=False):
-                    remove_tree(Path(entry.name))
-                else:
-                    os.unlink(entry.name)
+        _empty(frame, name)
+
+
+def wipe(frame: int) -> None:
+    """As ``wipe.wipe``. The caller has become the owner of the frame's directories."""
+    for name in (WORK, TMP):
+        _empty(frame, name)
+    with _inside(frame, CONTROL) as there:
+        if there:
+            wipe_control(Path())
+
+
+def _empty(frame: int, name: str) -> None:
+    with _inside(frame, name) as there:
+        for entry in list(os.scandir(".")) if there else []:
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(Path(entry.name))
+            else:
+                os.unlink(entry.name)
 
 
 def size(frame: int) -> int:

@@ -22,7 +22,8 @@ from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
 from ..spool import JobDirectory, job_usage
 from .base import LauncherDown, ShimFailed, Work
-from .requests import MOST_BYTES, MOST_PIDS, Adopt, Alive, Check, Empty, Request, Size, Start, Usage, encode, read
+from .requests import MOST_BYTES, MOST_PIDS, Adopt, Alive, Check, Empty, Request, Size, Start, Usage, Wipe, encode, read
+from .wipe import wipe
 
 # An account's first job waits for its runtimes to be tried; a large tree takes its time to be removed.
 _PATIENCE = 600.0
@@ -117,6 +118,13 @@ class Gateway:
 
     def tidy(self) -> None:
         """The launcher does that by itself."""
+
+    def wipe(self, directory: JobDirectory) -> None:
+        """By the account's own hand; a job that never began has none yet."""
+        if _has_foreign(directory.path):
+            self._ask_for_files(Wipe(directory.path.name))
+        else:
+            wipe(directory)
 
     def size(self, directory: Path) -> int:
         own = job_usage(directory)  # of what scd cannot look into it counts nothing

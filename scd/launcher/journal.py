@@ -9,13 +9,14 @@ import contextlib
 import errno
 import json
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..durable import fsync, open_plain
+from ..durable import fsync, open_plain, replace
 from ..procfs import boot_id
 
 FILE = "events.jsonl"
@@ -44,7 +45,7 @@ class Journal:
     def append(self, kind: str, **fields: Any) -> bool:
         """Whether the stamped record is on the disk; else it is pending. ``mono`` counts seconds since ``boot``."""
         record = {"type": kind, "at": time.time(), "mono": time.monotonic(), "boot": self._boot, **fields}
-        self._pending += json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        self._pending += _line(record)
         return self.flush()
 
     @property
@@ -111,6 +112,23 @@ def read(directory: Path, offset: int = 0) -> tuple[list[Record], int]:
         return [], offset
     whole = _whole(data)
     return list(_records(data[:whole])), offset + whole
+
+
+def redact(directory: Path) -> None:
+    """Take the job's own words out of a journal that has no writer any more. Names, states and times stay."""
+    path, aside = directory / FILE, directory / f".{FILE}"
+    records, _ = read(directory)
+    if not any(record.get("reason") for record in records):
+        return
+    aside.unlink(missing_ok=True)
+    with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.writelines(_line({**record, "reason": ""} if "reason" in record else record) for record in records)
+        os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
+    replace(aside, path)
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
 
 
 def _whole(data: bytes) -> int:

@@ -12,13 +12,14 @@ from ..config import Config
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive
 from ..runtimes import Runtimes
-from ..spool import job_usage
+from ..spool import JobDirectory, job_usage
 from .accounting import sample
 from .base import START_DEADLINE, LauncherDown, ShimFailed, Work
 from .cgroup import Cgroups, Gone, look
 from .sandbox import Sandbox
 from .shim import SPEC
 from .spec import SHIM_ENVIRONMENT, shim_argv, shim_spec
+from .wipe import wipe
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,9 @@ class LocalLauncher:
 
     def remove(self, directory: Path) -> None:
         remove_tree(directory)
+
+    def wipe(self, directory: JobDirectory) -> None:
+        wipe(directory)
 
     def size(self, directory: Path) -> int:
         return job_usage(directory)

@@ -59,6 +59,12 @@ class Empty(Request, frozen=True, tag="empty"):
     staged: str
 
 
+class Wipe(Request, frozen=True, tag="wipe"):
+    """Remove the tree of a job that has ended, and its own words from ``control``: None."""
+
+    job_hash: str
+
+
 class Size(Request, frozen=True, tag="size"):
     """Bytes on the disk of what an account has in a job's directory."""
 
@@ -86,7 +92,7 @@ class Usage(Request, frozen=True, tag="usage"):
             raise ValueError("too many pids")
 
 
-AnyRequest = Check | Adopt | Start | Empty | Size | Alive | Usage
+AnyRequest = Check | Adopt | Start | Empty | Wipe | Size | Alive | Usage
 
 
 def decode(message: bytes) -> AnyRequest:

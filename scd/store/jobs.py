@@ -50,11 +50,15 @@ _LAST_CHANGE = """
                                UNION ALL SELECT at FROM (SELECT at FROM events ORDER BY id DESC LIMIT 1))"""
 _UNMEASURED = "SELECT job_hash FROM jobs WHERE ended IS NOT NULL AND disk_bytes IS NULL"
 _MEASURED = "UPDATE jobs SET disk_bytes = :size WHERE job_hash = :job_hash AND ended IS NOT NULL"
+_TO_SEAL = f"SELECT * FROM jobs WHERE public_key <> '' AND sealed = 0 AND state IN ({_ENDED}) ORDER BY ended"
+_SEALED = f"""
+    UPDATE jobs SET sealed = 1, disk_bytes = NULL
+    WHERE job_hash = :job_hash AND generation = :generation AND state IN ({_ENDED})"""
 _INSERT_JOB = """
     INSERT INTO jobs (job_hash, user, state, reason, design, jobname, flow, runtime, created, ended, upload_bytes,
-                      upload_seconds, digest, executor)
+                      upload_seconds, digest, executor, public_key)
     VALUES (:job_hash, :user, :state, :reason, :design, :jobname, :flow, :runtime, :created, :ended, :upload_bytes,
-            :upload_seconds, :digest, :executor)"""
+            :upload_seconds, :digest, :executor, :public_key)"""
 _MOVE_JOB = """
     UPDATE jobs SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended
     WHERE job_hash = :job_hash AND state IN (SELECT value FROM json_each(:sources)) RETURNING job_hash"""
@@ -64,7 +68,7 @@ _RETRY_JOB = """
 _RESUME_JOB = f"""
     UPDATE jobs SET state = 'queued', reason = '', ended = NULL, cancel_reason = NULL, generation = generation + 1,
         flow = :flow, runtime = :runtime, digest = :digest, executor = :executor, answered = 0, retries = 0,
-        disk_bytes = NULL
+        disk_bytes = NULL, public_key = :public_key, sealed = 0
     WHERE job_hash = :job_hash AND state IN ({_ENDED}) RETURNING job_hash"""
 _CANCEL_JOB = f"""
     UPDATE jobs SET cancel_reason = :reason
@@ -118,6 +122,11 @@ _ATTEMPTS = "SELECT * FROM attempts WHERE job_hash = :job_hash ORDER BY queued, 
 _LAST_ARCHIVE = """
     SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
         AND archive IS NOT NULL ORDER BY attempt DESC LIMIT 1"""
+_NEWEST_ARCHIVES = """
+    SELECT archive, max(attempt) FROM attempts AS a WHERE job_hash = :job_hash AND archive IS NOT NULL
+        AND (step = '' OR EXISTS (SELECT 1 FROM nodes AS n
+                                  WHERE n.job_hash = a.job_hash AND n.step = a.step AND n."index" = a."index"))
+    GROUP BY step, "index" """
 _EVENTS = "SELECT * FROM events WHERE job_hash = :job_hash ORDER BY id"
 _BURY = f"""
     INSERT INTO tombstones (job_hash, user, state, reason, deleted)
@@ -218,6 +227,15 @@ class JobStore:
         """Finished jobs whose size on the disk is not known yet."""
         return [row["job_hash"] for row in await self.database.read(_UNMEASURED)]
 
+    async def to_seal(self) -> list[Job]:
+        """Finished jobs of which something lies plainly on the disk that shall not."""
+        return _all(Job, await self.database.read(_TO_SEAL))
+
+    async def newest_archives(self, job_hash: str) -> list[str]:
+        """The file name of each node's newest archive, and of the set-up manifest's."""
+        row = {"job_hash": job_hash}
+        return [found["archive"] for found in await self.database.read(_NEWEST_ARCHIVES, row)]
+
     async def known_hashes(self) -> set[str]:
         return {row["job_hash"] for row in await self.database.read("SELECT job_hash FROM jobs")}
 
@@ -272,10 +290,18 @@ class JobStore:
     async def measured(self, db: aiosqlite.Connection, job_hash: str, size: int) -> None:
         await db.execute(_MEASURED, {"job_hash": job_hash, "size": size})
 
+    async def sealed(self, db: aiosqlite.Connection, job: Job) -> None:
+        """Nothing of this generation lies plainly on the disk any more. What it takes there is to be measured again."""
+        await db.execute(_SEALED, {"job_hash": job.job_hash, "generation": job.generation})
+
     async def resume(
-        self, db: aiosqlite.Connection, job_hash: str, flow: str, runtime: str, digest: str, executor: str = "local"
-    ) -> bool:
-        row = {"job_hash": job_hash, "flow": flow, "runtime": runtime, "digest": digest, "executor": executor}
+        self, db: aiosqlite.Connection, job_hash: str, flow: str, runtime: str, digest: str, executor: str = "local",
+        public_key: str = "",
+    ) -> bool:  # fmt: skip
+        row = {
+            "job_hash": job_hash, "flow": flow, "runtime": runtime, "digest": digest, "executor": executor,
+            "public_key": public_key,
+        }  # fmt: skip
         return await _changed(db, _RESUME_JOB, row)
 
     async def ask_cancel(self, db: aiosqlite.Connection, job_hash: str, reason: str) -> bool:

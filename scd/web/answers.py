@@ -25,7 +25,8 @@ class JsonAnswer(Response):
 def error_answer(error: ScdError) -> JsonAnswer:
     """``status`` is what the client's poll understands: rejected ends it, unknown does not."""
     status = "rejected" if isinstance(error, Forbidden) else "unknown"
-    return _failure(error.message, status, error.http_status)
+    headers = None if error.retry_after is None else {"retry-after": str(error.retry_after)}
+    return _failure(error.message, status, error.http_status, headers)
 
 
 async def on_error(_: Request, error: Exception) -> Response:

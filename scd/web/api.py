@@ -15,11 +15,10 @@ from starlette.routing import Route
 
 from .. import __version__, limits, manifest
 from ..admission import Admission
-from ..auth import Passwords
+from ..auth import Identity, private_key
 from ..board import Board, JobView
 from ..config import Settings
 from ..drain import Drain
-from ..durable import open_plain
 from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, UnknownJob
 from ..executors.base import Executor
 from ..intake import Intake, digest
@@ -29,12 +28,14 @@ from ..model import Job, NodeKey, Tombstone
 from ..reload import Reload
 from ..runtimes import Runtimes
 from ..scheduler import Scheduler
+from ..sealed import open_either, size_of
 from ..spool import Spool
 from ..store import JobStore, UsageStore
 from ..units import format_size
 from .answers import JsonAnswer
 from .health import Health
 from .held import Held
+from .login import Login
 from .multipart import Event, PartBegin, PartEnd, events
 from .peers import client_address, is_proxied
 from .progress import Progress, ended, running
@@ -61,7 +62,7 @@ class Services(msgspec.Struct):
     executor: Executor
     board: Board
     runtimes: Runtimes
-    auth: Passwords
+    login: Login
     intake: Intake
     janitor: Janitor
     progress: Progress
@@ -75,7 +76,7 @@ class Services(msgspec.Struct):
 class Asked(NamedTuple):
     """A submission, but for its manifest and its import."""
 
-    user: str
+    owner: Identity
     manifest: manifest.Manifest
     resumed: str | None  # the job that it resumes, if there is no import
     fingerprint: str
@@ -115,7 +116,7 @@ class Api:
         if (pause := config.server.pre_upload) is not None:
             answer["pre_upload"] = {"message": pause.message, "delay": float(pause.delay)}
         if asked.username or asked.key:
-            user = await self._s.auth.authenticate(asked.username, asked.key)
+            user = (await self._s.login(request, asked)).user
             if user:
                 answer["user_info"] = limits.left(await self._s.admission.spent(user))
         return JsonAnswer(answer)
@@ -135,7 +136,7 @@ class Api:
         try:
             await self._take_params(parts, held)
             async with self._large if held.is_large else contextlib.nullcontext():
-                asked = await self._understand(held)
+                asked = await self._understand(request, held)
             job_hash = await self._submit(asked, held, parts, int(announced) if announced.isdigit() else 0)
         finally:
             held.close()
@@ -144,21 +145,22 @@ class Api:
         answer = {"message": f"Job {job_hash} is queued.", "interval": config.server.progress_interval}
         return JsonAnswer({**answer, "job_hash": job_hash})
 
-    async def _understand(self, held: Held) -> Asked:
+    async def _understand(self, request: Request, held: Held) -> Asked:
         """Who asks for what. ``held`` is the manifest alone then; only here all of it is in memory."""
         submission = await asyncio.to_thread(decode_submission, await held.read())
-        user = await self._s.auth.authenticate(submission.params.username, submission.params.key)
+        owner = await self._s.login(request, submission.params)
         found = await asyncio.to_thread(manifest.decode, submission.cfg)
         if "slurm" in found.schedulers and self._s.settings.config.slurm is None:
             raise BadRequest("This server has no Slurm cluster. Unset option,scheduler,name and submit again.")
         resumed = submission.params.job_hash
-        fingerprint = await asyncio.to_thread(digest, user, resumed, submission.cfg)
+        fingerprint = await asyncio.to_thread(digest, owner.user, resumed, submission.cfg)
         await held.replace(submission.cfg)
-        return Asked(user, found, resumed, fingerprint)
+        return Asked(owner, found, resumed, fingerprint)
 
     async def _submit(self, asked: Asked, held: Held, parts: AsyncIterator[Event], announced: int) -> str:
         """The hash of the job that is made, resumed, or was made by the request that this one repeats."""
-        user, found, resumed, fingerprint = asked
+        owner, found, resumed, fingerprint = asked
+        user = owner.user
         head = await self._import_head(parts)
         if head == b"":  # the client's file is at its end: it repeats a request that was not answered in time
             return await self._s.intake.retried(user, fingerprint)
@@ -168,9 +170,9 @@ class Api:
         if head is None:
             if resumed is None:
                 raise BadRequest("The part import is missing, and no job_hash says which job to resume.")
-            return await self._s.intake.resume(resumed, user, fingerprint, found, held.write_to)
+            return await self._s.intake.resume(resumed, owner, fingerprint, found, held.write_to)
         await asyncio.to_thread(self._s.intake.check_space, announced)
-        return await self._s.intake.new(user, fingerprint, found, held.write_to, _part_data(head, parts))
+        return await self._s.intake.new(owner, fingerprint, found, held.write_to, _part_data(head, parts))
 
     async def _take_params(self, parts: AsyncIterator[Event], held: Held) -> None:
         most = self._s.settings.config.server.max_manifest
@@ -204,7 +206,7 @@ class Api:
 
     async def check_progress(self, request: Request) -> Response:
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
+        user = (await self._s.login(request, asked)).user
         job_hash = required_hash(asked)
         view = self._s.board.get(job_hash)
         if view is not None and view.user != user:
@@ -218,7 +220,7 @@ class Api:
 
     async def cancel_job(self, request: Request) -> Response:
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
+        user = (await self._s.login(request, asked)).user
         job_hash = required_hash(asked)
         await self.cancel(job_hash, user)
         return JsonAnswer({"message": f"Job {job_hash} is being cancelled.", "success": True})
@@ -232,7 +234,7 @@ class Api:
 
     async def delete_job(self, request: Request) -> Response:
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
+        user = (await self._s.login(request, asked)).user
         job_hash = required_hash(asked)
         await self.delete(job_hash, user)
         return JsonAnswer({"message": f"Job {job_hash} is deleted.", "success": True})
@@ -253,11 +255,14 @@ class Api:
             raise NoResults("Results are at /get_results/<job_hash>.tar.gz.")
         job_hash = check_hash(name.removesuffix(_RESULT_SUFFIX))
         asked = await body(request)
-        user = await self._s.auth.authenticate(asked.username, asked.key)
-        return await self.results(request, job_hash, user, asked.node)
+        return await self.results(request, job_hash, await self._s.login(request, asked), asked.node)
 
-    async def results(self, request: Request, job_hash: str, user: str, node: str | None) -> Response:
-        """An archive of a user's own job, charged as it is sent. UnknownJob, NotOwner, NoResults, ResultTooLarge."""
+    async def results(self, request: Request, job_hash: str, owner: Identity, node: str | None) -> Response:
+        """An archive of a user's own job, charged as it is sent.
+
+        Raises UnknownJob, NotOwner, NoResults, ResultTooLarge, WrongKey.
+        """
+        user = owner.user
         job = await self.owned(job_hash, user)
         if isinstance(job, Tombstone):
             raise NoResults(f"Job {job_hash} was deleted.")
@@ -265,12 +270,12 @@ class Api:
         who = user or client_address(request)
         path, temporary = await self._archive(request, who, job_hash, node)
         try:
-            file = open(await asyncio.to_thread(open_plain, path), "rb")  # noqa: SIM115, ASYNC230 - closed by _send
+            file = await asyncio.to_thread(open_either, path, private_key(owner.key) if owner.key else None)
         except FileNotFoundError:
             raise NoResults from None
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         if temporary:
-            await asyncio.to_thread(path.unlink)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         try:
             # Within the spool: where that lies is not for clients.
             where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"
@@ -279,7 +284,9 @@ class Api:
             file.close()
             raise
         headers = {"content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
-        if self._s.settings.config.server.accel and is_proxied(request.scope) and not temporary:
+        # What is encrypted, or is about to be, the proxy cannot send.
+        accel = self._s.settings.config.server.accel and not job.public_key
+        if accel and is_proxied(request.scope) and not temporary:
             return await self._hand_over(file, path, user, job_hash, headers)
         headers["content-length"] = str(size)
         return StreamingResponse(self._send(file, user, who, job_hash), media_type="application/gzip", headers=headers)

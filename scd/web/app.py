@@ -35,8 +35,8 @@ def build(services: Services) -> Starlette:
         return Response(description, media_type="application/yaml")
 
     def credential(user: str) -> str:
-        users = services.settings.config.users
-        return users[user].password_hash if user in users else ""
+        known = services.settings.config.users.get(user)
+        return known.password_hash or known.public_key if known is not None else ""
 
     audience = Audience()
     live = Live(services.board, services.executor, services.progress, audience)

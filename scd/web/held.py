@@ -11,6 +11,7 @@ from typing import IO
 
 _IN_MEMORY = 2**20  # bytes; SiliconCompiler's manifests mostly have less
 _BLOCK = 2**20
+_TAIL = 2**16  # never on the disk: the client's credentials, which come after the manifest
 
 
 class Held:
@@ -33,7 +34,7 @@ class Held:
     async def add(self, data: bytes) -> None:
         self._data += data
         self.size += len(data)
-        if self.is_large and len(self._data) >= _BLOCK:
+        if self.is_large and len(self._data) >= _BLOCK + _TAIL:
             await asyncio.to_thread(self._spill)
 
     async def read(self) -> bytes:
@@ -61,8 +62,9 @@ class Held:
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._directory, buffering=_BLOCK)  # noqa: SIM115 - see close()
         self._check_space(len(self._data))
-        self._file.write(self._data)
-        self._data = bytearray()
+        with memoryview(self._data) as data:
+            self._file.write(data[:-_TAIL])
+        del self._data[:-_TAIL]
 
     def _read(self) -> bytes:
         if self._file is None:

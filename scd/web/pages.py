@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from .. import errors
+from ..auth import Identity
 from ..logs import read_end, read_log
 from ..model import Job, Node, Tombstone
 from ..states import JobState
@@ -193,7 +194,7 @@ class Pages:
 
     async def _download(self, request: Request, job: Job | Tombstone, visitor: Visitor, node: Node | None) -> Response:
         response = await self._api.results(
-            request, job.job_hash, visitor.user, node.key.name if node is not None else None
+            request, job.job_hash, Identity(visitor.user), node.key.name if node is not None else None
         )
         assert isinstance(job, Job)
         parts = [job.design, job.jobname, *([node.step, node.index] if node is not None else ["setup"])]
@@ -207,7 +208,7 @@ class Pages:
     async def login(self, request: Request) -> Response:
         if request.method == "POST":
             return await self._log_in(request)
-        if not self._s.settings.config.users:
+        if not self._s.settings.config.can_log_in:
             return self._go("/")
         return self._login_page(request, request.query_params.get("next", "/"))
 
@@ -215,11 +216,11 @@ class Pages:
         form = await _form(request)
         if missing := {"token", "username", "password"} - form.keys():
             raise errors.BadRequest(f"The form has no {min(missing)}.")
-        if not self._s.settings.config.users:
+        if not self._s.settings.config.can_log_in:
             return self._go("/")
         try:
             self._sessions.check_form(token_of(request), form["token"])
-            user = await self._identify(form["username"], form["password"])
+            user = await self._identify(request, form["username"], form["password"])
         except errors.ScdError as error:
             return self._login_page(request, form.get("next", "/"), form["username"], error)
         self._sessions.end(token_of(request))
@@ -227,13 +228,13 @@ class Pages:
         give(response, request, self._sessions.begin(user))
         return response
 
-    async def _identify(self, username: str, password: str) -> str:
+    async def _identify(self, request: Request, username: str, password: str) -> str:
         """The same accounts, answers and brakes as the client's requests have."""
         asked = Body(username=username, key=password)
         check(asked)
         if not username or not password:
             raise errors.Unauthorized
-        return await self._s.auth.authenticate(asked.username, asked.key)
+        return (await self._s.login(request, asked)).user
 
     @_on_a_page
     async def log_out(self, request: Request) -> Response:
@@ -293,7 +294,7 @@ class Pages:
         self, request: Request, visitor: Visitor, template: str, values: dict[str, object], status: int = 200
     ) -> Response:
         field = token_field(self._sessions.form_token(visitor.token))
-        values |= {"user": visitor.user, "can_log_in": bool(self._s.settings.config.users), "token_field": field}
+        values |= {"user": visitor.user, "can_log_in": self._s.settings.config.can_log_in, "token_field": field}
         response = page(self._templates.text(template, **values), status)
         if visitor.is_new:
             give(response, request, visitor.token)

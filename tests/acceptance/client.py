@@ -4,8 +4,8 @@
 ``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma separated),
 ``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number, of the step
 work), ``scheduler``, ``queue``, ``memory``, ``defer`` and ``sbatch`` (what option,scheduler says of the step work),
-``maxnodes``, ``package`` (where an archive with top.v is), ``manifest`` (go on with the project in this file). It must
-run under every SiliconCompiler version that scd supports.
+``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest`` (go on with
+the project in this file). It must run under every SiliconCompiler version that scd supports.
 """
 
 import json
@@ -162,7 +162,8 @@ FLOWS: dict[str, Callable[[], Any]] = {
 
 
 def build(name: str, directory: Path, options: dict[str, str]) -> Any:
-    (directory / "top.v").write_text(BAD if options.get("rtl") == "bad" else GOOD)
+    rtl = BAD if options.get("rtl") == "bad" else GOOD
+    (directory / "top.v").write_text(f"{rtl}// {options['note']}\n" if "note" in options else rtl)
     (directory / "tb.v").write_text(BENCH)
     script = directory / "script.sh"
     script.write_text("#!/bin/sh\n" + options.get("script", "true") + "\n")

@@ -28,7 +28,8 @@ from ..gateway import (
     why_not,
 )  # fmt: skip
 from ..harness import ROOT, run_client, wait_until
-from .submission import manifest, set_value
+from ..keys import Pair, make_pair
+from .submission import collected, manifest, member, set_value
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -40,8 +41,14 @@ def somewhere() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def gateway(somewhere: Path) -> Iterator[Gateway]:
-    made = Gateway(somewhere / "gateway")
+def key(somewhere: Path) -> Pair:
+    """carol's."""
+    return make_pair(somewhere / "carol")
+
+
+@pytest.fixture(scope="module")
+def gateway(somewhere: Path, key: Pair) -> Iterator[Gateway]:
+    made = Gateway(somewhere / "gateway", f'[users.carol]\npublic_key = "{key.public}"\naccount = "{BOB}"\n')
     try:
         yield made.start()
     finally:
@@ -165,6 +172,35 @@ def test_a_job_is_resumed_under_its_account(gateway: Gateway) -> None:
     assert answer["status"] == "completed", answer
     assert gateway.result("alice", job_hash) == "again\n"
     assert (gateway.job_directory(job_hash) / "upload" / "manifest-2.json").lstat().st_uid == uid(ALICE)
+
+
+def test_files_of_an_account_are_encrypted_and_resumed(gateway: Gateway, key: Pair) -> None:
+    """The account removes its tree itself; what is left is scd's, and says nothing to the account."""
+    carol = {"username": "carol", "key": key.sent}
+    option = "script=echo canary > out"
+    cfg = manifest("work", option)
+    cfg["option"]["to"]["node"]["*"] = {"*": {"value": ["work"], "signature": [None]}}
+    job_hash = gateway.submit(cfg, collected("work", option), **carol).json()["job_hash"]
+    directory = gateway.job_directory(job_hash)
+
+    def is_sealed() -> bool:
+        return bool(gateway.rows("SELECT sealed FROM jobs WHERE job_hash = ?", job_hash)[0]["sealed"])
+
+    for resumed in (False, True):
+        if resumed:
+            assert gateway.submit(manifest("work", option), None, job_hash=job_hash, **carol).status_code == 200, (
+                gateway.logs()
+            )
+        assert gateway.wait(job_hash, credentials=carol)["status"] == "completed", gateway.logs()
+        wait_until(is_sealed, f"the job is not encrypted:\n{gateway.logs()}")
+        assert list((directory / "work").iterdir()) == []
+        files = [path for name in ("upload", "archives") for path in (directory / name).iterdir()]
+        assert files
+        assert {(path.suffix, path.stat().st_uid) for path in files} == {(".age", uid(SCD))}
+        answer = gateway.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0", **carol})
+        assert member(answer.content, "/out") == b"canary\n"
+    attempts = gateway.rows("SELECT step, count(*) AS n FROM attempts WHERE job_hash = ? GROUP BY step", job_hash)
+    assert {row["step"]: row["n"] for row in attempts if row["step"]} == {"get": 1, "work": 1, "after": 1}
 
 
 @pytest.mark.parametrize("victim", ["scd", "launcher", "both"])

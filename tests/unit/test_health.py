@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from scd.board import Board
 from scd.config import Config, Local, Settings, User
+from scd.executors.base import Spec
 from scd.executors.local import LocalExecutor
 from scd.launcher.gateway import Gateway
 from scd.metrics import Metrics
@@ -43,11 +44,15 @@ async def test_a_database_that_cannot_be_read(tmp_path: Path) -> None:
         assert await asked(found) == (503, {"status": "failing", "reason": "the database does not answer"})
 
 
+async def nothing_to_do(_: Spec) -> None:
+    """No job is resumed."""
+
+
 async def test_a_launcher_that_is_away(tmp_path: Path) -> None:
     config = Config(local=Local(account="eda", launcher=str(tmp_path / "launcher.sock")), users={"a": User("x")})
     launcher = Gateway(Settings(config))
     async with await Database.open(tmp_path / "scd.db") as database:
-        found = Health(database, [LocalExecutor(Spool(tmp_path), launcher, lambda: None)])
+        found = Health(database, [LocalExecutor(Spool(tmp_path), launcher, lambda: None, nothing_to_do)])
         assert await asked(found) == (503, {"status": "failing", "reason": "scd-launcher does not answer"})
         assert found.troubles == {"local": "scd-launcher does not answer"}
 

@@ -1,5 +1,6 @@
 """What a submission's params hold in memory and on the disk, and that they come back as they were."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -63,3 +64,27 @@ async def test_a_full_disk_is_said(tmp_path: Path) -> None:
     with pytest.raises(DiskFull):
         await held.add(bytes(2 * MEGABYTE))
     held.close()
+
+
+@pytest.mark.parametrize("chunk", [1000, 2**16, MEGABYTE + 5, 4 * MEGABYTE])
+async def test_what_comes_last_is_never_on_the_disk(tmp_path: Path, chunk: int) -> None:
+    """The client's credentials stand there, behind the manifest."""
+    held = Held(tmp_path, no_check)
+    data = bytes(4 * MEGABYTE) + b"the key" * 2000
+    for start in range(0, len(data), chunk):
+        await held.add(data[start : start + chunk])
+        assert not any(b"the key" in file.read_bytes() for file in nameless(tmp_path))
+    assert await held.read() == data
+    (file,) = nameless(tmp_path)
+    assert file.stat().st_size > MEGABYTE, "most of it is on the disk"
+    held.close()
+
+
+def nameless(directory: Path) -> list[Path]:
+    """Open files of a directory that nobody else can find."""
+    found = []
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(file).startswith(f"{directory}/"):
+                found.append(file)
+    return found

@@ -9,6 +9,7 @@ import pytest
 from scd.config import Config, Settings, load
 from scd.errors import ConfigError
 from scd.reload import Reload
+from scd.web.login import Login
 
 pytestmark = pytest.mark.anyio
 HASH = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHQ$aGFzaA"
@@ -75,13 +76,23 @@ async def test_what_listens_to_the_network_is_not_opened_to_everybody(write: Wri
     settings = write(f'[server]\nlisten = ["0.0.0.0:8080"]\n{USERS}')
     write("")
     with pytest.raises(ConfigError, match=r"0\.0\.0\.0:8080' is open to other machines"):
-        await Reload(settings)()
+        await Reload(settings, lambda _: None)()
     assert settings.config.auth_required
 
 
 async def test_two_at_once_take_turns(write: Write) -> None:
     settings = write(USERS)
     write('[server]\nterms = "new"\n')
-    reload = Reload(settings)
+    reload = Reload(settings, lambda _: None)
     assert list(await asyncio.gather(reload(), reload())) == [(), ()]
     assert settings.terms == "new"
+
+
+async def test_a_key_that_cannot_be_used_changes_nothing(write: Write) -> None:
+    """The file is good as far as it can be read; only the login finds that out."""
+    settings = write(USERS)
+    login, before = Login(settings.config), settings.config
+    write('[users.bob]\npublic_key = "ssh-ed25519 AAAA"\n')
+    with pytest.raises(ConfigError, match=r"users\.bob\.public_key: cannot be used"):
+        await Reload(settings, login.use, lambda _: pytest.fail("told of something"))()
+    assert settings.config is before
