@@ -1,0 +1,179 @@
+"""Nodes and their attempts. Every change of state is guarded: it happens only from a state that allows it."""
+
+from collections.abc import Mapping, Sequence
+
+import aiosqlite
+import msgspec
+
+from ..model import Attempt, Node, NodeKey, PlanNode, number_in
+from ..states import NodeState, node_sources
+from .db import Database
+from .rows import as_json, changed, every, one
+
+_NODES = "SELECT * FROM nodes WHERE job_hash = :job_hash ORDER BY n"
+_NODE_NAMED = 'SELECT * FROM nodes WHERE job_hash = :job_hash AND step || "index" = :name'
+_PUT_NODE = """
+    INSERT INTO nodes (job_hash, step, "index", n, state, reason, cores, attempt)
+    VALUES (:job_hash, :step, :index, :n, :state, '', :cores,
+            (SELECT coalesce(max(attempt), 0) FROM attempts
+             WHERE job_hash = :job_hash AND step = :step AND "index" = :index))
+    ON CONFLICT (job_hash, step, "index") DO UPDATE SET
+        state = excluded.state, cores = excluded.cores, retries = 0,
+        reason = CASE WHEN excluded.state = state THEN reason ELSE '' END"""
+_MOVE_NODE = """
+    UPDATE nodes SET state = :state, reason = :reason
+    WHERE job_hash = :job_hash AND step = :step AND "index" = :index
+        AND state IN (SELECT value FROM json_each(:sources)) RETURNING n"""
+_RETRY_NODE = """
+    UPDATE nodes SET state = 'pending', retries = retries + 1
+    WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'error' RETURNING n"""
+_CLAIM_NODE = """
+    UPDATE nodes SET state = 'queued', reason = '', attempt = attempt + 1
+    WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'pending' AND attempt = :attempt
+    RETURNING n"""
+_INSERT_ATTEMPT = """
+    INSERT INTO attempts (name, job_hash, step, "index", attempt, executor, cores, queued, memory)
+    VALUES (:name, :job_hash, :step, :index, :attempt, :executor, :cores, :queued, :memory)"""
+_SUBMIT_ATTEMPT = "UPDATE attempts SET handle = :handle WHERE name = :name"
+_START_ATTEMPT = "UPDATE attempts SET started = :started WHERE name = :name AND started IS NULL"
+_END_ATTEMPT = """
+    UPDATE attempts SET state = :state, reason = :reason, started = coalesce(started, :started), ended = :ended,
+        elapsed = :elapsed, exit_code = :exit_code, archive = :archive, lost = :lost,
+        unpack_seconds = :unpack_seconds, archive_seconds = :archive_seconds,
+        cpu_seconds = coalesce(:cpu_seconds, cpu_seconds), peak_bytes = coalesce(:peak_bytes, peak_bytes),
+        read_bytes = coalesce(:read_bytes, read_bytes), written_bytes = coalesce(:written_bytes, written_bytes)
+    WHERE name = :name AND state IS NULL RETURNING cores"""
+_CHARGE = """
+    INSERT INTO ledger (at, user, job_hash, core_seconds, elapsed)
+    SELECT :ended, user, job_hash, :core_seconds, :elapsed FROM jobs WHERE job_hash = :job_hash"""
+_ATTEMPTS = "SELECT * FROM attempts WHERE job_hash = :job_hash ORDER BY queued, name"
+_LAST_ARCHIVE = """
+    SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
+        AND archive IS NOT NULL ORDER BY attempt DESC LIMIT 1"""
+_NEWEST_ARCHIVES = """
+    SELECT archive, max(attempt) FROM attempts AS a WHERE job_hash = :job_hash AND archive IS NOT NULL
+        AND (step = '' OR EXISTS (SELECT 1 FROM nodes AS n
+                                  WHERE n.job_hash = a.job_hash AND n.step = a.step AND n."index" = a."index"))
+    GROUP BY step, "index" """
+
+
+class NodeStore:
+    """Methods named after what happened. Those that change take the transaction they are part of."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    # -- reads
+
+    async def nodes(self, job_hash: str, db: aiosqlite.Connection | None = None) -> list[Node]:
+        """``db``: as a transaction in progress sees them."""
+        row = {"job_hash": job_hash}
+        rows = await (self.database.read(_NODES, row) if db is None else db.execute_fetchall(_NODES, row))
+        return every(Node, rows)
+
+    async def node_named(self, job_hash: str, name: str) -> Node | None:
+        """A node by the client's word for it, step and index in one."""
+        return one(Node, await self.database.read(_NODE_NAMED, {"job_hash": job_hash, "name": name}))
+
+    async def attempts(self, job_hash: str) -> list[Attempt]:
+        return every(Attempt, await self.database.read(_ATTEMPTS, {"job_hash": job_hash}))
+
+    async def archive(self, job_hash: str, key: NodeKey) -> str | None:
+        """The file name of a node's newest archive; NodeKey("", "") is the set-up manifest's."""
+        row = {"job_hash": job_hash, "step": key.step, "index": key.index}
+        return next((found["archive"] for found in await self.database.read(_LAST_ARCHIVE, row)), None)
+
+    async def newest_archives(self, job_hash: str) -> list[str]:
+        """The file name of each node's newest archive, and of the set-up manifest's."""
+        row = {"job_hash": job_hash}
+        return [found["archive"] for found in await self.database.read(_NEWEST_ARCHIVES, row)]
+
+    async def archives(self) -> dict[str, set[str]]:
+        """The file names of all archives, by job."""
+        found: dict[str, set[str]] = {}
+        for row in await self.database.read("SELECT job_hash, archive FROM attempts WHERE archive IS NOT NULL"):
+            found.setdefault(row["job_hash"], set()).add(row["archive"])
+        return found
+
+    # -- changes
+
+    async def set_plan(
+        self,
+        db: aiosqlite.Connection,
+        job_hash: str,
+        plan: bytes,
+        nodes: Sequence[PlanNode],
+        cores: Mapping[NodeKey, int],
+    ) -> None:
+        """Record what prepare found. Nodes of an earlier preparation keep their number and their attempts."""
+        await db.execute(
+            "UPDATE jobs SET plan = :plan WHERE job_hash = :job_hash", {"plan": plan, "job_hash": job_hash}
+        )
+        rows = list(await db.execute_fetchall(_NODES, {"job_hash": job_hash}))
+        known = {NodeKey(row["step"], row["index"]) for row in rows}
+        # Also of nodes that were no part of the last preparation: their attempts, and names in the journal, still are.
+        tried = await db.execute_fetchall(_ATTEMPTS, {"job_hash": job_hash})
+        numbers = {NodeKey(row["step"], row["index"]): number_in(row["name"]) for row in tried if row["step"]}
+        numbers |= {NodeKey(row["step"], row["index"]): int(row["n"]) for row in rows}
+        fresh = max(numbers.values(), default=0)
+        for node in nodes:
+            if node.key not in numbers:
+                fresh += 1
+                numbers[node.key] = fresh
+        await db.executemany(_PUT_NODE, [
+            {"job_hash": job_hash, "step": node.step, "index": node.index, "n": numbers[node.key],
+             "state": node.status, "cores": cores[node.key]}
+            for node in nodes
+        ])  # fmt: skip
+        gone = known - {node.key for node in nodes}
+        await db.executemany(
+            'DELETE FROM nodes WHERE job_hash = :job_hash AND step = :step AND "index" = :index',
+            [{"job_hash": job_hash, "step": key.step, "index": key.index} for key in gone],
+        )
+
+    async def claim_node(self, db: aiosqlite.Connection, node: Node, attempt: Attempt) -> bool:
+        """Write down, before anything is started, that this attempt will be."""
+        row = {"job_hash": node.job_hash, "step": node.step, "index": node.index, "attempt": node.attempt}
+        if not await changed(db, _CLAIM_NODE, row):
+            return False
+        await self.add_attempt(db, attempt)
+        return True
+
+    async def add_attempt(self, db: aiosqlite.Connection, attempt: Attempt) -> None:
+        await db.execute(_INSERT_ATTEMPT, msgspec.structs.asdict(attempt))
+
+    async def move_node(
+        self, db: aiosqlite.Connection, job_hash: str, key: NodeKey, state: NodeState, reason: str = ""
+    ) -> bool:
+        return await changed(db, _MOVE_NODE, {
+            "job_hash": job_hash, "step": key.step, "index": key.index, "state": state, "reason": reason,
+            "sources": as_json(node_sources(state)),
+        })  # fmt: skip
+
+    async def retry_node(self, db: aiosqlite.Connection, node: Node) -> bool:
+        """Let a node start again whose attempt was lost."""
+        row = {"job_hash": node.job_hash, "step": node.step, "index": node.index}
+        return await changed(db, _RETRY_NODE, row)
+
+    async def submit_attempt(self, db: aiosqlite.Connection, name: str, handle: str) -> None:
+        """An executor's own queue has taken it."""
+        await db.execute(_SUBMIT_ATTEMPT, {"name": name, "handle": handle})
+
+    async def start_attempt(self, db: aiosqlite.Connection, name: str, started: float) -> None:
+        await db.execute(_START_ATTEMPT, {"name": name, "started": started})
+
+    async def end_attempt(self, db: aiosqlite.Connection, attempt: Attempt) -> bool:
+        """Close an attempt and charge its owner, once: elapsed time x cores, as sacct's CPUTime."""
+        if not await changed(db, _END_ATTEMPT, msgspec.structs.asdict(attempt)):
+            return False
+        elapsed = attempt.elapsed or 0.0
+        if elapsed and attempt.step:
+            await db.execute(_CHARGE, {
+                "ended": attempt.ended, "job_hash": attempt.job_hash, "core_seconds": elapsed * attempt.cores,
+                "elapsed": elapsed,
+            })  # fmt: skip
+        return True
+
+    async def forget_archive(self, db: aiosqlite.Connection, job_hash: str, archive: str) -> None:
+        row = {"job_hash": job_hash, "archive": archive}
+        await db.execute("UPDATE attempts SET archive = NULL WHERE job_hash = :job_hash AND archive = :archive", row)

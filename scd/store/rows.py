@@ -1,0 +1,28 @@
+"""Rows of SQLite as values, and values as SQLite takes them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import aiosqlite
+import msgspec
+
+from .db import Row
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+async def changed(db: aiosqlite.Connection, sql: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a guarded statement, one with RETURNING, found what it changes."""
+    return bool(list(await db.execute_fetchall(sql, parameters)))
+
+
+def as_json(values: Iterable[str]) -> str:
+    return msgspec.json.encode(list(values)).decode()
+
+
+def one(kind: type[T], rows: Iterable[Row]) -> T | None:
+    return next(iter(every(kind, rows)), None)
+
+
+def every(kind: type[T], rows: Iterable[Row]) -> list[T]:
+    return [msgspec.convert(dict(row), kind, strict=False) for row in rows]
