@@ -43,12 +43,12 @@ from .spool import Spool
 from .store import Database, JobStore, UsageStore
 from .systemd import listen_fds
 from .web import tls
-from .web.api import Services
 from .web.app import build
 from .web.health import Health
 from .web.login import Login
 from .web.progress import Progress
 from .web.server import Server, bind
+from .web.services import Services
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from ..listing import VERSION, Query, Record, describe, find, list_jobs, list_no
 from ..logs import read_log
 from ..model import NodeKey
 from .answers import JsonAnswer
-from .api import Services
 from .peers import only_administrator, seen_by
 from .schemas import check_hash
+from .services import Services
 
 log = logging.getLogger(__name__)
 

@@ -2,75 +2,31 @@
 
 import asyncio
 import contextlib
-import os
-import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import IO, NamedTuple
+from collections.abc import AsyncIterator
+from typing import NamedTuple
 
-import msgspec
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from .. import __version__, limits, manifest
-from ..admission import Admission
-from ..auth import Identity, private_key
-from ..board import Board, JobView
-from ..config import Settings
-from ..drain import Drain
+from ..auth import Identity
+from ..board import JobView
 from ..errors import BadRequest, NoResults, NotOwner, NotRunning, TooLarge, UnknownJob
-from ..executors.base import Executor
-from ..intake import Intake, digest
-from ..janitor import Janitor
-from ..metrics import Metrics
-from ..model import Job, NodeKey, Tombstone
-from ..reload import Reload
-from ..runtimes import Runtimes
-from ..scheduler import Scheduler
-from ..sealed import open_either, size_of
-from ..spool import Spool
-from ..store import JobStore, UsageStore
+from ..intake import digest
+from ..model import Job, Tombstone
 from ..units import format_size
 from .answers import JsonAnswer
-from .health import Health
 from .held import Held
-from .login import Login
 from .multipart import Event, PartBegin, PartEnd, events
-from .peers import client_address, is_proxied
-from .progress import Progress, ended, running
+from .peers import client_address
+from .progress import ended, running
+from .results import Results
 from .schemas import body, check_hash, decode_submission, required_hash
-from .turns import Turns
+from .services import Services, owned
 
-_CHUNK = 2**16  # each reader that is slow holds some of them
-_SLICE = 64 * 2**20  # of a download, charged at a time
 _LARGE_AT_ONCE = 2  # submissions of a hundred megabytes, whole in memory
-_SNAPSHOTS_AT_ONCE = 2  # a running node's directory is packed
-_READS_AT_ONCE = 3  # of results, from the disk: not all threads, others need some
 _RESULT_SUFFIX = ".tar.gz"
-
-
-class Services(msgspec.Struct):
-    """What the handlers work with."""
-
-    settings: Settings
-    store: JobStore
-    usage: UsageStore
-    admission: Admission
-    spool: Spool
-    scheduler: Scheduler
-    executor: Executor
-    board: Board
-    runtimes: Runtimes
-    login: Login
-    intake: Intake
-    janitor: Janitor
-    progress: Progress
-    metrics: Metrics
-    health: Health
-    drain: Drain
-    reload: Reload
-    draining: Callable[[], str]  # why no new jobs are taken, "" if they are
 
 
 class Asked(NamedTuple):
@@ -86,8 +42,7 @@ class Api:
     def __init__(self, services: Services):
         self._s = services
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
-        self._snapshots = Turns(_SNAPSHOTS_AT_ONCE)
-        self._reads = Turns(_READS_AT_ONCE)
+        self.results = Results(services)
 
     def routes(self) -> list[Route]:
         """Each path with and without the trailing slash: a redirect would turn the POST into a GET."""
@@ -214,7 +169,7 @@ class Api:
         # Without the database for all that is on the board: this is what clients ask most.
         answer = await self._s.progress.watch(job_hash, client_address(request))
         if answer is None:
-            job = await self.owned(job_hash, user)
+            job = await owned(self._s.store, job_hash, user)
             answer = ended(job.state, job.reason) if job.state.ended else running(self._waiting(job))
         return JsonAnswer(answer)
 
@@ -227,9 +182,9 @@ class Api:
 
     async def cancel(self, job_hash: str, user: str) -> None:
         """A user's own job. Raises UnknownJob, NotOwner, NotRunning."""
-        job = await self.owned(job_hash, user)
+        job = await owned(self._s.store, job_hash, user)
         if job.state.ended or not await self._s.scheduler.cancel(job_hash, f"by {user or 'the user'}"):
-            current = await self.owned(job_hash, user)
+            current = await owned(self._s.store, job_hash, user)
             raise NotRunning(f"Job {job_hash} is not running: it is {current.state}.")
 
     async def delete_job(self, request: Request) -> Response:
@@ -241,7 +196,7 @@ class Api:
 
     async def delete(self, job_hash: str, user: str) -> None:
         """A user's own job that ended. Raises UnknownJob, NotOwner, BadRequest."""
-        job = await self.owned(job_hash, user)
+        job = await owned(self._s.store, job_hash, user)
         if isinstance(job, Tombstone):
             raise UnknownJob(f"Job {job_hash} was deleted before.")
         if not job.state.ended:
@@ -255,106 +210,7 @@ class Api:
             raise NoResults("Results are at /get_results/<job_hash>.tar.gz.")
         job_hash = check_hash(name.removesuffix(_RESULT_SUFFIX))
         asked = await body(request)
-        return await self.results(request, job_hash, await self._s.login(request, asked), asked.node)
-
-    async def results(self, request: Request, job_hash: str, owner: Identity, node: str | None) -> Response:
-        """An archive of a user's own job, charged as it is sent.
-
-        Raises UnknownJob, NotOwner, NoResults, ResultTooLarge, WrongKey.
-        """
-        user = owner.user
-        job = await self.owned(job_hash, user)
-        if isinstance(job, Tombstone):
-            raise NoResults(f"Job {job_hash} was deleted.")
-        self._s.janitor.fetched(job_hash)
-        who = user or client_address(request)
-        path, temporary = await self._archive(request, who, job_hash, node)
-        try:
-            file = await asyncio.to_thread(open_either, path, private_key(owner.key) if owner.key else None)
-        except FileNotFoundError:
-            raise NoResults from None
-        size = size_of(file)
-        if temporary:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        try:
-            # Within the spool: where that lies is not for clients.
-            where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"
-            limits.check_result(self._s.settings.config.limits_of(user), size, where)
-        except BaseException:
-            file.close()
-            raise
-        headers = {"content-disposition": f'attachment; filename="{job_hash}.tar.gz"'}
-        # What is encrypted, or is about to be, the proxy cannot send.
-        accel = self._s.settings.config.server.accel and not job.public_key
-        if accel and is_proxied(request.scope) and not temporary:
-            return await self._hand_over(file, path, user, job_hash, headers)
-        headers["content-length"] = str(size)
-        return StreamingResponse(self._send(file, user, who, job_hash), media_type="application/gzip", headers=headers)
-
-    async def _hand_over(
-        self, file: IO[bytes], path: Path, user: str, job_hash: str, headers: dict[str, str]
-    ) -> Response:
-        """Let the proxy send an archive. What it sends is not known here: all of it is charged."""
-        begun = time.monotonic()
-        with file:
-            size = os.fstat(file.fileno()).st_size
-            await asyncio.to_thread(self._s.spool.let_group_read, job_hash, file.fileno())
-        await self._charge(user, job_hash, size, time.monotonic() - begun)
-        location = f"{self._s.settings.config.server.accel}{path.relative_to(self._s.spool.jobs)}"
-        return Response(headers={**headers, "x-accel-redirect": location}, media_type="application/gzip")
-
-    async def _archive(self, request: Request, who: str, job_hash: str, node: str | None) -> tuple[Path, bool]:
-        """The archive's path, and whether it was made for this request alone. Raises NoResults."""
-        store = self._s.store
-        key = NodeKey("", "")
-        if node is not None:
-            found = await store.node_named(job_hash, node)
-            if found is None:
-                raise NoResults(f"Job {job_hash} has no node {node!r}.")
-            key = found.key
-            if found.state.live:
-                async with self._snapshots.turn(who):
-                    if await request.is_disconnected():  # it has waited too long, and asks again
-                        raise ClientDisconnect
-                    snapshot = await self._s.executor.snapshot(job_hash, key)
-                if snapshot is not None:
-                    return Path(snapshot), True
-        archive = await store.archive(job_hash, key)
-        if archive is None:
-            what = f"node {key}" if node is not None else f"job {job_hash}"
-            raise NoResults(f"There are no results of {what} yet.")
-        return self._s.spool.job(job_hash).archives / archive, False
-
-    async def _send(self, file: IO[bytes], user: str, who: str, job_hash: str) -> AsyncIterator[bytes]:
-        """The file, charged by what was really sent, also when the client leaves in the middle."""
-        sent, begun = 0, time.monotonic()
-        try:
-            while chunk := await self._read(file, who):
-                yield chunk
-                sent += len(chunk)
-                if sent >= _SLICE:  # a crash loses no more than this
-                    due, sent = sent, 0
-                    await asyncio.shield(self._charge(user, job_hash, due))
-        finally:
-            file.close()
-            with contextlib.suppress(ClientDisconnect):
-                await asyncio.shield(self._charge(user, job_hash, sent, time.monotonic() - begun))
-
-    async def _read(self, file: IO[bytes], who: str) -> bytes:
-        async with self._reads.turn(who):
-            return await asyncio.to_thread(file.read, _CHUNK)
-
-    async def _charge(self, user: str, job_hash: str, sent: int, seconds: float = 0.0) -> None:
-        await self._s.store.database.write(lambda db: self._s.usage.charge_download(db, user, job_hash, sent, seconds))
-
-    async def owned(self, job_hash: str, user: str) -> Job | Tombstone:
-        """The job or its tombstone. 404 only for a hash that never was a job: the client polls a 404 for ever."""
-        job = await self._s.store.job(job_hash) or await self._s.store.tombstone(job_hash)
-        if job is None:
-            raise UnknownJob(f"There is no job {job_hash} here.")
-        if job.user != user:
-            raise NotOwner
-        return job
+        return await self.results.answer(request, job_hash, await self._s.login(request, asked), asked.node)
 
     def _waiting(self, job: Job | Tombstone) -> JobView:
         return JobView(job.job_hash, job.user, job.state, job.reason, {}, 0)

@@ -14,12 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..errors import ScdError
 from .admin import Admin
 from .answers import on_error
-from .api import Api, Services
+from .api import Api
 from .guard import Guard
 from .live import Live
 from .monitor import Counted, Monitor
 from .pages import Pages
 from .peers import Peers, Trusted
+from .services import Services
 from .sessions import Sessions
 from .stream import Audience
 

@@ -16,11 +16,12 @@ from ..auth import Identity
 from ..logs import read_end, read_log
 from ..model import Job, Node, Tombstone
 from ..states import JobState
-from .api import Api, Services
+from .api import Api
 from .guard import is_cross_site
 from .live import Live, tail
 from .render import PROTECTED, Files, Templates, log_text, page, token_field
 from .schemas import Body, check, check_hash
+from .services import Services, owned
 from .sessions import Sessions, fresh_token, give, token_of
 from .view import job_values
 
@@ -193,7 +194,7 @@ class Pages:
         return await self._download(request, job, visitor, node)
 
     async def _download(self, request: Request, job: Job | Tombstone, visitor: Visitor, node: Node | None) -> Response:
-        response = await self._api.results(
+        response = await self._api.results.answer(
             request, job.job_hash, Identity(visitor.user), node.key.name if node is not None else None
         )
         assert isinstance(job, Job)
@@ -276,7 +277,7 @@ class Pages:
 
     async def _own(self, request: Request) -> tuple[Visitor, Job | Tombstone]:
         visitor = self._visitor(request)
-        return visitor, await self._api.owned(check_hash(request.path_params["job_hash"]), visitor.user)
+        return visitor, await owned(self._s.store, check_hash(request.path_params["job_hash"]), visitor.user)
 
     async def _own_node(self, request: Request) -> tuple[Visitor, Job, Node]:
         visitor, job = await self._own(request)
