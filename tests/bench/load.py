@@ -241,13 +241,15 @@ def ended_job(daemon: Daemon) -> str:
     return job_hash
 
 
+_RUNNING = "SELECT 1 FROM jobs WHERE job_hash = ? AND state = 'running'"
+
+
 def unfinished_jobs(daemon: Daemon, count: int = _HELD_JOBS) -> list[str]:
     """All prepared. As many run as there are cores; the others wait for one."""
     options = ("script=sleep 600", "threads=1")
     cfg, archive = manifest("work", *options), collected("work", *options)
     made = [daemon.submit(cfg, archive).json()["job_hash"] for _ in range(count)]
-    for job_hash in made:
-        wait_until(lambda job=job_hash: isinstance(daemon.progress(job)["message"], dict), "not prepared", 120)  # type: ignore[misc]
+    wait_until(lambda: all(daemon.rows(_RUNNING, job_hash) for job_hash in made), "not prepared", 120)
     return made
 
 
