@@ -245,11 +245,11 @@ _RUNNING = "SELECT 1 FROM jobs WHERE job_hash = ? AND state = 'running'"
 
 
 def unfinished_jobs(daemon: Daemon, count: int = _HELD_JOBS) -> list[str]:
-    """All prepared. As many run as there are cores; the others wait for one."""
+    """As many run as there are cores; the others wait for one."""
     options = ("script=sleep 600", "threads=1")
     cfg, archive = manifest("work", *options), collected("work", *options)
     made = [daemon.submit(cfg, archive).json()["job_hash"] for _ in range(count)]
-    wait_until(lambda: all(daemon.rows(_RUNNING, job_hash) for job_hash in made), "not prepared", 120)
+    wait_until(lambda: daemon.rows(_RUNNING, made[0]), "not prepared", 120)
     return made
 
 
