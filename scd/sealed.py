@@ -64,9 +64,9 @@ def open_either(path: Path, private_key: bytes | None) -> IO[bytes]:
 
     Raises FileNotFoundError, and WrongKey if it is sealed to another key or ``private_key`` is None.
     """
-    with contextlib.suppress(FileNotFoundError):
-        return open(open_plain(path), "rb", _BUFFER)
-    return io.BufferedReader(_Decrypted(open_plain(sealed(path)), private_key), _BUFFER)
+    with contextlib.suppress(FileNotFoundError):  # small buffers: there are as many of them as slow readers
+        return open(open_plain(path), "rb")
+    return io.BufferedReader(_Decrypted(open_plain(sealed(path)), private_key), _CHUNK)
 
 
 def size_of(file: IO[bytes]) -> int:
