@@ -3,8 +3,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from .harness import Daemon
+
+# How long an example takes says more of the machine than of scd.
+settings.register_profile("scd", deadline=None)
+settings.load_profile("scd")
 
 
 @pytest.fixture

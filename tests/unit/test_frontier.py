@@ -27,7 +27,7 @@ def plans(draw: st.DrawFn) -> Plan:
     return Plan("top", "job0", "flow", nodes, (key(size - 1),), draw(st.none() | st.integers(1, 3)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(plans(), st.data())
 def test_it_agrees_with_the_rules_after_each_change(plan: Plan, data: st.DataObject) -> None:
     states = {node.key: data.draw(st.sampled_from(NodeState)) for node in plan.nodes}

@@ -117,7 +117,7 @@ class World:
         assert sum(parts) == pytest.approx(whole), "the periods do not add up"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(steps, max_size=25))
 def test_any_interleaving_adds_up(script: list[tuple[str, int]]) -> None:
     async def play() -> None:

@@ -43,7 +43,7 @@ def hold(nodes: list[PlanNode], picture: Picture) -> None:
 
 
 @given(st.lists(st.integers(0, 2**30), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_flow_is_drawn(seeds: list[int]) -> None:
     nodes = flow(*(tuple(one for one in range(number) if seed >> one & 1) for number, seed in enumerate(seeds)))
     hold(nodes, draw(nodes))

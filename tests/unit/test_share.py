@@ -169,7 +169,7 @@ def test_the_queue_goes_round_the_users() -> None:
 nodes = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 50).map(float)), min_size=1, max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dictionaries(st.sampled_from("abcd"), st.lists(nodes, min_size=1, max_size=3), min_size=1), st.integers(1, 4))
 def test_every_node_runs_once_and_the_machine_is_never_idle_for_nothing(
     users: dict[str, list[list[tuple[int, float]]]], cores: int
