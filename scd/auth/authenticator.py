@@ -33,7 +33,7 @@ _DIRECTORY_THREADS = 4
 _DIRECTORY_DEADLINE = 8.0
 # A directory takes its time, a fixed one for wrong passwords mostly: nobody learns from it who is in there.
 _DIRECTORY_FLOOR = 3.0
-_MAX_NAME_LOGGED = 64
+_UNKNOWN = "(unknown)"
 
 
 class Authenticator:
@@ -104,7 +104,9 @@ class Authenticator:
             wait = self._throttle.admit(username, address)
         except TooManyFailures:
             if self._throttle.shall_tell(address):
-                log.warning("too many failed logins: address=%s user=%s", address or "-", username[:_MAX_NAME_LOGGED])
+                log.warning(
+                    "too many failed logins: address=%s user=%s", address or "-", self._loggable(username, address)
+                )
             raise
         await asyncio.sleep(wait)
         begun = time.monotonic()
@@ -118,10 +120,15 @@ class Authenticator:
         if good:
             self._throttle.succeeded(username, address)
             return
-        log.warning("login failed: address=%s user=%s", address or "-", username[:_MAX_NAME_LOGGED])
+        log.warning("login failed: address=%s user=%s", address or "-", self._loggable(username, address))
         if self._directory is not None:
             await asyncio.sleep(begun + _DIRECTORY_FLOOR - time.monotonic())
         raise Unauthorized
+
+    def _loggable(self, username: str, address: str) -> str:
+        """Not what nobody is called: people type their passwords there, too."""
+        known = username in self._credentials or self._throttle.is_known(username, address)
+        return username if known else _UNKNOWN
 
     async def _check(self, key: str, credential: Credential | None) -> bool:
         """One hash for everybody, and beside it whatever else there is to check."""

@@ -29,6 +29,13 @@ DOCUMENT: dict[str, Any] = yaml.safe_load(DESCRIPTION.read_text())
 UNKNOWN = "0" * 32
 # Only a fault of scd gives it; the batteries prove that there is none that they find.
 FAULT = 500
+# Of logins: tests/integration/test_users.py and tests/unit/test_auth.py have them.
+THROTTLED = {
+    (path, "post", status)
+    for path in ("/check_server/", "/remote_run/", "/check_progress/", "/cancel_job/", "/delete_job/",
+                 "/get_results/{name}")
+    for status in (429, 503)
+}  # fmt: skip
 UNWELL = ("/healthz", "get", 503)  # tests/unit/test_health.py has it
 # Of the status page: tests/security/test_pages.py has them.
 PAGES = {
@@ -117,7 +124,9 @@ def test_each_status_that_is_described_can_be_had(strict: Daemon, new_daemon: Ca
         answer = Answer(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
         assert judge.problem(Request(b"", path, method), answer) is None, (path, method, status)
     provoked = set(_questions(strict, full, job, other, slow, second))
-    assert provoked | {UNWELL} == {known for known in described() if known[2] != FAULT and known[:2] not in PAGES}
+    assert provoked | THROTTLED | {UNWELL} == {
+        known for known in described() if known[2] != FAULT and known[:2] not in PAGES
+    }
 
 
 def _questions(
