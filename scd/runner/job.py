@@ -51,8 +51,17 @@ def load(settings: Settings) -> Any:
     """The prepared project. Loaded once and inherited by every node through fork."""
     from siliconcompiler import Project
 
+    own_tool_caches(settings)
     # All of it now: what is loaded lazily would be loaded again in each node.
     return Project.from_manifest(filepath=str(settings.jobdir / PREPARED), lazyload=False)
+
+
+def own_tool_caches(settings: Settings) -> None:
+    """What tools keep from one node to the next lies in the job's own directory: the site's cache is read-only."""
+    from siliconcompiler.utils import paths
+
+    if hasattr(paths, "toolcachedir") and not os.access(settings.cache, os.W_OK):  # from 0.38 on
+        paths.toolcachedir = lambda _: f"{settings.root}/tools"
 
 
 def write_aside(path: Path, data: bytes) -> None:

@@ -17,7 +17,7 @@ from ..unpack import Limits, unpack
 from . import packages
 from .child import print_error
 from .collected import adopt
-from .job import PREPARED, LastErrors, Settings, write_aside
+from .job import PREPARED, LastErrors, Settings, own_tool_caches, write_aside
 
 _SETUP = "sc_setup.pkg.json"
 _COLLECTED = "sc_collected_files"
@@ -83,6 +83,7 @@ def prepare(
 def _load(settings: Settings, cfg: dict[str, Any]) -> Any:
     from siliconcompiler import Project
 
+    own_tool_caches(settings)
     project = Project.from_manifest(cfg=cfg)
     option = project.option
     option.set_nodashboard(True)
