@@ -59,8 +59,7 @@ class Admin:
 
     async def cancel(self, request: Request) -> Response:
         """``{"message", "success"}``; 404 if the job is not running, or not the caller's."""
-        job_hash = check_hash(request.path_params["job_hash"])
-        own = await self._own(request, job_hash)
+        job_hash, own = await self._own(request)
         if not await self._s.scheduler.cancel(job_hash, own or "by the administrator"):
             raise NotRunning(f"Job {job_hash} is not running.")
         return JsonAnswer({"message": f"Job {job_hash} is being cancelled.", "success": True})
@@ -113,11 +112,10 @@ class Admin:
     async def log(self, request: Request) -> Response:
         """``{"text", "offset", "live"}`` of a node's log from query ``offset`` on. No text: there is no more of it yet,
         or ever, if it is not ``live``. 404 if it has none."""
+        job_hash, _ = await self._own(request)
         offset = request.query_params.get("offset", "0")
         if not offset.isascii() or not offset.isdigit() or len(offset) > 15:
             raise BadRequest("offset must be a number.")
-        job_hash = check_hash(request.path_params["job_hash"])
-        await self._own(request, job_hash)
         key = NodeKey(request.path_params["step"], request.path_params["index"])
         found = await self._s.executor.tail(job_hash, key, int(offset))
         if found is not None:
@@ -142,15 +140,19 @@ class Admin:
             query = msgspec.structs.replace(query, users=users)
         return msgspec.structs.replace(query, limit=max(0, min(query.limit, _MOST_LISTED)))
 
-    async def _own(self, request: Request, job_hash: str) -> str:
-        """By which user a job's own asks, "" for the administrator. Raises Forbidden, or UnknownJob for others' too."""
+    async def _own(self, request: Request) -> tuple[str, str]:
+        """The job that is asked about, and by which user, "" for the administrator. Who may not ask hears no more.
+
+        Raises Forbidden, BadRequest, or UnknownJob for others' jobs too.
+        """
         users = await seen_by(request, self._s.settings.config)
+        job_hash = check_hash(request.path_params["job_hash"])
         if users is None:
-            return ""
+            return job_hash, ""
         job = await self._s.store.job(job_hash)
         if job is None or job.user not in users:
             raise UnknownJob(f"There is no job {job_hash} here.")
-        return f"by {job.user}"
+        return job_hash, f"by {job.user}"
 
 
 def _answer(kind: str, records: list[Record]) -> Response:
