@@ -33,7 +33,6 @@ SHARES = {
 }
 HYPOTHESIS_SHARE = 0.09  # each
 SCHEMATHESIS_SHARE = 0.06
-_OPERATIONS = 11
 _WARM_UP = 4000
 _MOST_GROWTH = 256 * 2**20  # bytes of memory, after the warm-up
 
@@ -47,7 +46,8 @@ def batteries(daemon: Daemon, requests: int, seed: int, directory: Path) -> Iter
         yield lambda battery=battery: battery(  # type: ignore[misc]
             daemon.port, round(requests * HYPOTHESIS_SHARE), seed, judge, known
         )
-    examples = max(1, round(requests * SCHEMATHESIS_SHARE) // _OPERATIONS)
+    operations = sum(len(methods) for methods in judge.description["paths"].values())
+    examples = max(1, round(requests * SCHEMATHESIS_SHARE) // operations)
     yield lambda: schemathesis(daemon.port, directory / "schemathesis", seed, examples, known)
 
 
