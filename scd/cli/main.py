@@ -10,13 +10,12 @@ from .. import __version__
 from ..errors import ScdError
 from ..states import JobState, NodeState
 from . import cache
-from .cancel import cancel
 from .completion import SHELLS, completion
 from .doctor import doctor
 from .jobs import JOBS, NODES, jobs, nodes
 from .keygen import keygen
 from .log import log
-from .orders import delete, drain, reload, resume
+from .orders import cancel, delete, drain, reload, resume
 from .password import hash_password
 from .reading import client_config
 from .show import show

@@ -1,4 +1,4 @@
-"""What an administrator orders of the running daemon: ``delete``, ``drain``, ``resume`` and ``reload``."""
+"""What is ordered of the running daemon: ``cancel``, ``delete``, ``drain``, ``resume`` and ``reload``."""
 
 import argparse
 import asyncio
@@ -13,15 +13,24 @@ from .table import print_json
 _LOOK = 1.0  # seconds between two looks at the unfinished jobs
 
 
+async def cancel(config: Config, arguments: argparse.Namespace) -> None:
+    await _each(config, arguments, "cancel", "cancelled")
+
+
 async def delete(config: Config, arguments: argparse.Namespace) -> None:
+    await _each(config, arguments, "delete", "deleted")
+
+
+async def _each(config: Config, arguments: argparse.Namespace, verb: str, done: str) -> None:
+    """The same for each of the jobs that are named; all of them must be known before anything is done."""
     async with source(config) as found:
         hashes = [(await found.job(prefix))["job_hash"] for prefix in arguments.jobs]
     for job_hash in hashes:
-        answer = await asyncio.to_thread(ask, config, "POST", "admin", "delete", job_hash)
+        answer = await asyncio.to_thread(ask, config, "POST", "admin", verb, job_hash)
         if not arguments.json:
             print(answer["message"])
     if arguments.json:
-        print_json({"version": 1, "deleted": hashes})
+        print_json({"version": 1, done: hashes})
 
 
 async def drain(config: Config, arguments: argparse.Namespace) -> None:

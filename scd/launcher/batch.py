@@ -126,16 +126,10 @@ class Batch:
             self._lose_runner()
 
     def _hear(self, runner: RunnerProcess) -> None:
-        fds: list[int] = []
         try:
-            message, fds = runner.receive()
-            self._take_report(message, fds)
-        except (ChannelBroken, KeyError, IndexError, TypeError, ValueError):
-            # Also for a report that makes no sense: the job has got at its runner, and may lose it.
+            runner.hear(self._take_report)
+        except ChannelBroken:
             self._lose_runner()
-        finally:
-            for fd in fds:
-                os.close(fd)
 
     def _take_report(self, message: Message, fds: list[int]) -> None:
         if message.get("name") != self.attempt.name:

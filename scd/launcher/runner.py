@@ -8,6 +8,7 @@ import selectors
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,19 @@ class RunnerProcess:
         """Raises ChannelBroken."""
         send(self.channel, message, fds)
 
-    def receive(self) -> tuple[Message, list[int]]:
-        """The next message and its descriptors, which the caller closes. Raises ChannelBroken."""
-        return receive(self.channel)
+    def hear(self, take: Callable[[Message, list[int]], None]) -> None:
+        """Have its next message taken, with descriptors that are closed afterwards.
+
+        Raises ChannelBroken, also for a message that makes no sense: the job has got at its runner, and may lose it.
+        """
+        message, fds = receive(self.channel)
+        try:
+            take(message, fds)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ChannelBroken from error
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     def take_output(self, selector: selectors.BaseSelector) -> None:
         if not self.output.take() and self.output.source in selector.get_map():
