@@ -226,7 +226,7 @@ def kill_when(daemon: Daemon, job_hash: str, moment: str) -> None:
         match moment:
             case "before the first file":
                 ended = daemon.rows("SELECT 1 FROM jobs WHERE job_hash = ? AND ended IS NOT NULL", job_hash)
-                return bool(ended) and not any((directory / "work").iterdir())
+                return bool(ended) and is_emptied(directory / "work")
             case "between two files":
                 return any(name.endswith(".age") and name[0] != "." for name in names)
             case _:
@@ -237,6 +237,14 @@ def kill_when(daemon: Daemon, job_hash: str, moment: str) -> None:
         assert time.monotonic() < deadline, f"nothing of job {job_hash} is encrypted:\n{daemon.log.read_text()}"
         time.sleep(0.0005)
     daemon.stop(signal.SIGKILL)
+
+
+def is_emptied(work: Path) -> bool:
+    """Whether the job's tree is gone; while it is being replaced by an empty one there is none at all."""
+    try:
+        return not any(work.iterdir())
+    except FileNotFoundError:
+        return True
 
 
 # -- resume
