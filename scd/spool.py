@@ -98,7 +98,7 @@ class Spool:
         self.jobs = root / "jobs"
         self.staging = root / "staging"
         self.lost_and_found = root / "lost+found"
-        self._leftovers: list[Path] = []
+        self._leftovers: list[Path] = []  # each is taken out by whoever removes it: never by two at once
 
     def create(self) -> None:
         """Make the spool. What already lies in staging was left by uploads and removals that a crash cut off.
@@ -115,12 +115,13 @@ class Spool:
     def clear(self) -> None:
         """Remove what is left in staging of earlier days. It may be much: nobody waits for this. Raises OSError."""
         failure = None
-        for leftover in list(self._leftovers):
+        for _ in range(len(self._leftovers)):
+            leftover = self._leftovers.pop(0)
             try:
                 if leftover.exists():
                     self._hands.remove(leftover)
-                self._leftovers.remove(leftover)
             except OSError as error:  # the others do not wait for it
+                self._leftovers.append(leftover)
                 failure = error
         if failure is not None:
             raise failure
@@ -182,24 +183,21 @@ class Spool:
 
     def remove(self, job_hash: str) -> None:
         """Gone at once under its name. What cannot be removed now is left to ``clear``. Raises no OSError for that."""
-        if (aside := self.bury(job_hash)) is not None:
+        aside = self.staging / secrets.token_hex(8)
+        with contextlib.suppress(FileNotFoundError):
+            self.job(job_hash).path.rename(aside)
             self._discard(aside)
 
-    def bury(self, job_hash: str) -> Path | None:
-        """Out of sight at once, for ``clear`` to remove; where it lies now, None if there was nothing."""
-        aside = self.staging / secrets.token_hex(8)
-        try:
-            self.job(job_hash).path.rename(aside)
-        except FileNotFoundError:
-            return None
-        self._leftovers.append(aside)
-        return aside
+    def discard(self, staged: JobDirectory) -> None:
+        """Drop an upload that was not taken."""
+        if staged.path.exists():
+            self._discard(staged.path)
 
     def _discard(self, path: Path) -> None:
-        with contextlib.suppress(OSError):
+        try:
             self._hands.remove(path)
-        if path in self._leftovers and not path.exists():
-            self._leftovers.remove(path)
+        except OSError:
+            self._leftovers.append(path)
 
     def set_aside(self, job_hash: str) -> Path:
         """Move a directory that no job owns out of the way, unharmed."""
@@ -231,12 +229,6 @@ class Spool:
     def size(self, job_hash: str) -> int:
         """Bytes that a job keeps on the disk, its /tmp not counted; 0 if it has no directory."""
         return self._hands.size(self.job(job_hash).path)
-
-    def discard(self, staged: JobDirectory) -> None:
-        """Drop an upload that was not taken."""
-        if staged.path.exists():
-            self._leftovers.append(staged.path)
-            self._discard(staged.path)
 
     def hashes(self) -> set[str]:
         return {path.name for path in self.jobs.glob("??/*")}

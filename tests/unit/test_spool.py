@@ -1,4 +1,5 @@
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,21 @@ def test_many_empty_files_take_what_their_directories_take(tmp_path: Path) -> No
         pytest.skip("on this file system directories take nothing")
     assert disk_usage(tmp_path) >= taken
     assert disk_usage(tmp_path, besides="work") < taken
+
+
+def test_clearing_does_not_meet_those_who_drop_uploads(spool: Spool) -> None:
+    """The janitor clears away what is left, while threads drop uploads that were broken off and files of jobs."""
+
+    def drop() -> None:
+        for number in range(15):
+            spool.discard(spool.stage())
+            submit(spool, f"{number:032x}")
+            spool.remove(f"{number:032x}")
+
+    with ThreadPoolExecutor(1) as pool:
+        dropping = pool.submit(drop)
+        while not dropping.done():
+            spool.clear()
+    dropping.result()
+    spool.clear()
+    assert list(spool.staging.iterdir()) == []
