@@ -183,10 +183,21 @@ class Spool:
 
     def remove(self, job_hash: str) -> None:
         """Gone at once under its name. What cannot be removed now is left to ``clear``. Raises no OSError for that."""
-        aside = self.staging / secrets.token_hex(8)
-        with contextlib.suppress(FileNotFoundError):
-            self.job(job_hash).path.rename(aside)
+        if (aside := self._take_away(job_hash)) is not None:
             self._discard(aside)
+
+    def bury(self, job_hash: str) -> None:
+        """Gone at once under its name, and left to ``clear``: a start does not wait for it."""
+        if (aside := self._take_away(job_hash)) is not None:
+            self._leftovers.append(aside)
+
+    def _take_away(self, job_hash: str) -> Path | None:
+        aside = self.staging / secrets.token_hex(8)
+        try:
+            self.job(job_hash).path.rename(aside)
+        except FileNotFoundError:
+            return None
+        return aside
 
     def discard(self, staged: JobDirectory) -> None:
         """Drop an upload that was not taken."""

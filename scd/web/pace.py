@@ -10,6 +10,7 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .peers import Trusted, peer_of
@@ -135,6 +136,9 @@ class PacedProtocol(HttpToolsProtocol):
         self._body_bytes = 0  # in this window
         self._words = 0  # bytes since the last ones of a body
         self._unsent, self._unsent_since = 0, self._since
+        self._served_app, self.app = self.app, self._serve_one
+        self._requests = 0  # that the application is at: two where a client sends the next one early
+        self._lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -144,8 +148,22 @@ class PacedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gate.connections.discard(self)
-        self._gate.leave(self._place)
+        self._lost = True
+        self._leave_if_done()
         super().connection_lost(exc)
+
+    async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request keeps its connection's place to its own end: who breaks it off makes no room for another one yet."""
+        self._requests += 1
+        try:
+            await self._served_app(scope, receive, send)
+        finally:
+            self._requests -= 1
+            self._leave_if_done()
+
+    def _leave_if_done(self) -> None:
+        if self._lost and not self._requests:
+            self._gate.leave(self._place)
 
     def serve(self) -> None:
         """It has waited long enough, or need not."""
