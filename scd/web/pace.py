@@ -153,7 +153,7 @@ class PacedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     async def _serve_one(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request keeps its connection's place to its own end: who breaks it off makes no room for another one yet."""
+        """A request keeps its connection's place to its own end: who breaks it off makes no room yet."""
         self._requests += 1
         try:
             await self._served_app(scope, receive, send)

@@ -62,7 +62,7 @@ async def test_a_request_that_is_broken_off_keeps_its_place_to_its_end() -> None
     """Else whoever sends and leaves could have any number of requests under way, and scd's memory with them."""
     begun, may_end = asyncio.Event(), asyncio.Event()
 
-    async def slow(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:  # noqa: ARG001
+    async def slow(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         begun.set()
         await may_end.wait()
 
