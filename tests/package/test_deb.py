@@ -131,6 +131,14 @@ def test_it_is_compiled_for_the_systems_python(tree: debian.Tree) -> None:
         assert list((site / name).parent.glob(f"__pycache__/{Path(name).name}.cpython-*.pyc")), name
 
 
+def test_it_is_compiled_anew_for_another_one(tree: debian.Tree) -> None:
+    """As python3's own package asks for it."""
+    compiled = next((tree.place / "usr/lib/scd/lib/python3/site-packages/scd/__pycache__").glob("daemon.*.pyc"))
+    before = compiled.stat().st_mtime_ns
+    tree.run("/usr/share/python3/runtime.d/scd.rtupdate", "rtupdate", "python3.10", "python3.11")
+    assert compiled.stat().st_mtime_ns > before
+
+
 def test_it_names_nothing_of_the_machine_that_built_it(tree: debian.Tree) -> None:
     for listed in tree.run("dpkg", "-L", "scd").stdout.split():
         file = tree.place / listed.lstrip("/")
