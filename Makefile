@@ -81,10 +81,11 @@ install-test: $(VENV)/ready deb
 # What the Debian package holds of others.
 deb-requirements: $(VENV)/ready
 	@$(BIN)/pip install -q uv
+	@mkdir -p build
 	@{ echo "# What scd's Debian package holds of others, by digests: see README.source. Made by \`make deb-requirements\`."; \
 	   $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --extra keys --extra pam --generate-hashes \
-	       --no-annotate --no-header pyproject.toml; } >build.requirements
-	@mv build.requirements debian/requirements.txt
+	       --no-annotate --no-header pyproject.toml; } >build/requirements.txt
+	@mv build/requirements.txt debian/requirements.txt
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -68,7 +68,7 @@ def unpack(wheel: Path, site: Path) -> str:
     licence = told["License-Expression"] or told["License"] or "; ".join(
         text.rpartition(" :: ")[2] for text in told.get_all("Classifier", ()) if text.startswith("License :: ")
     )  # fmt: skip
-    return f"{told['Name']} {told['Version']}: {licence}"
+    return f"{told['Name']} {told['Version']}: {licence or 'see its .dist-info'}"
 
 
 def copy_scd(site: Path) -> None:
