@@ -5,7 +5,8 @@ OLDEST := .venv-oldest
 OLDEST_SILICONCOMPILER := 0.37.12
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint bench load slurm faults faults-sample security clean system
+.PHONY: help demo test test-fast lint bench load slurm faults faults-sample security deb install-test deb-requirements clean \
+    system
 
 help:
 	@echo "make demo    run a real flow through a private scd, and show what came back"
@@ -16,6 +17,8 @@ help:
 	@echo "make slurm   nodes on a private Slurm cluster: all tests, and what it costs (half an hour, as root)"
 	@echo "make load    measure polls beside slow connections, a large upload and large manifests (some minutes; LOAD='--help')"
 	@echo "make faults  inject faults into a real daemon and count what comes of it (an hour; FAULTS='--row 1 --times 50')"
+	@echo "make deb     build the Debian package into dist/"
+	@echo "make install-test  install it into a clean system, boot that, upgrade, remove, purge (as root); and pip install"
 	@echo "make clean   remove what these made"
 
 demo: $(VENV)/ready
@@ -58,6 +61,31 @@ ARCHIVES := 60
 SEED := 1
 security: $(VENV)/ready
 	@$(BIN)/python -m tests.security.run --requests $(REQUESTS) --archives $(ARCHIVES) --seed $(SEED)
+
+# In a copy, since Debian's tools write beside the source. The system's programs, not those of a virtual environment.
+DEB := dist/scd_$(shell sed -n '1s/.*(\(.*\)).*/\1/p' debian/changelog)_$(shell dpkg --print-architecture 2>/dev/null).deb
+deb:
+	@command -v dh >/dev/null || { echo "make deb needs debhelper: apt-get install debhelper python3-venv"; exit 1; }
+	@rm -rf build/deb
+	@mkdir -p build/deb/scd dist
+	@tar -c --exclude='./.*' --exclude=./build --exclude=./dist --exclude=__pycache__ . | tar -x -C build/deb/scd
+	@cd build/deb/scd && PATH=/usr/sbin:/usr/bin:/sbin:/bin \
+	    dpkg-buildpackage --build=binary --no-sign --no-check-builddeps >../log 2>&1 || { cat ../log; exit 1; }
+	@cp build/deb/*.deb dist/
+	@! command -v lintian >/dev/null || lintian --allow-root --fail-on error,warning $(DEB)
+	@echo $(DEB)
+
+install-test: $(VENV)/ready deb
+	@SCD_TEST_DEB=$(abspath $(DEB)) $(BIN)/python -m pytest tests/package
+
+# What the Debian package holds of others.
+deb-requirements: $(VENV)/ready
+	@$(BIN)/pip install -q uv
+	@mkdir -p build
+	@{ echo "# What scd's Debian package holds of others, by digests: see README.source. Made by \`make deb-requirements\`."; \
+	   $(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --extra keys --extra pam --generate-hashes \
+	       --no-annotate --no-header pyproject.toml; } >build/requirements.txt
+	@mv build/requirements.txt debian/requirements.txt
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

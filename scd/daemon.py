@@ -7,9 +7,10 @@ import logging
 import os
 import pwd
 import signal
+import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import __version__
@@ -47,7 +48,7 @@ from .web.app import build
 from .web.health import Health
 from .web.login import Login
 from .web.progress import Progress
-from .web.server import Server, bind
+from .web.server import Server, address_of, bind, in_force
 from .web.services import Services
 
 log = logging.getLogger(__name__)
@@ -80,10 +81,12 @@ def main() -> None:
             asyncio.run(check(config, file))
             print("The configuration is good.")
         else:
+            handed = listen_fds()
+            in_force(config, handed)
             account = give_up_root(config)
             os.umask(0o077)
             hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
-            run(Settings(config, arguments.config), file, account)
+            run(Settings(config, arguments.config), file, account, handed)
     except ScdError as error:
         print(f"scd: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -110,12 +113,12 @@ def refuse_accounts_in_slurm(config: Config) -> None:
         )
 
 
-def run(settings: Settings, file: Path, account: str) -> None:
+def run(settings: Settings, file: Path, account: str, handed: Sequence[socket.socket]) -> None:
     """``serve``, and then no waiting for threads: one may remove the files of a large job, which goes on next time."""
     status = 0
     with asyncio.Runner() as runner:
         try:
-            runner.run(serve(settings, file, account))
+            runner.run(serve(settings, file, account, handed))
         except ScdError as error:
             print(f"scd: {error.message}", file=sys.stderr)
             status = error.exit_code
@@ -179,8 +182,11 @@ def _make_directories(config: Config, account: pwd.struct_passwd | None) -> None
             raise ConfigError(f"{directory} cannot be made: {error.strerror}") from None
 
 
-async def serve(settings: Settings, file: Path, account: str) -> None:
-    """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured."""
+async def serve(settings: Settings, file: Path, account: str, handed: Sequence[socket.socket]) -> None:
+    """Run until SIGTERM. Jobs that run then go on without the daemon, or are cancelled, as configured.
+
+    ``handed`` are sockets that the service manager holds; they take the place of those of the configuration.
+    """
     config = settings.config
     refuse_accounts_in_slurm(config)
     login = Login(config)
@@ -217,7 +223,12 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
         admission = Admission(settings, usage, scheduler)
         drain = Drain(settings)
         await asyncio.to_thread(drain.load)
-        reload = Reload(settings, login.use, lambda _: scheduler.wake())
+
+        def take(new: Config) -> None:
+            in_force(new, handed)
+            login.use(new)
+
+        reload = Reload(settings, take, lambda _: scheduler.wake())
         services = Services(
             settings=settings, store=store, usage=usage, admission=admission, spool=spool, scheduler=scheduler,
             executor=executor, board=board, runtimes=runtimes, login=login,
@@ -230,8 +241,9 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
             if settings.config.local.on_stop == "cancel":
                 await scheduler.cancel_all("scd was stopped", _CANCEL_DEADLINE)
 
-        _warn_of_plain_http(config)
-        banner = f"scd {__version__} listening on {', '.join(config.server.listen)} as {account}"
+        _warn_of_plain_http(in_force(config, handed))
+        addresses = [*map(address_of, handed)] or config.server.listen
+        banner = f"scd {__version__} listening on {', '.join(addresses)} as {account}"
         server = Server(build(services), config, progress, banner, last_duty, certificate)
         await recover(scheduler, store, spool)
         await local.dismiss({job.job_hash for job in await store.unfinished()})
@@ -240,7 +252,7 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
             task = asyncio.create_task(duty)
             task.add_done_callback(lambda ended: _duty_ended(ended, server))
             stack.push_async_callback(_end, task)
-        await server.serve(listen_fds() or bind(config))
+        await server.serve([*handed] or bind(config))
     if server.failed:
         raise ScdError("The daemon ended by itself; its log says why. Jobs that run go on.")
     log.info("stopped; %s", "jobs that run go on" if settings.config.local.on_stop == "keep" else "no job runs")

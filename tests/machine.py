@@ -1,6 +1,7 @@
-"""A machine that is booted for the tests: systemd as pid 1 of namespaces of its own, over this machine's own files.
+"""A machine that is booted for the tests: systemd as pid 1 of namespaces of its own, over this machine's own files or
+those of another directory.
 
-What it writes goes to a file system in memory and is gone with it. Its units are scd's own, and what every boot needs.
+What it writes goes to a file system in memory and is gone with it.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ _BOOT = r"""
 set -e
 mount -t tmpfs -o mode=755 none "$PLACE"
 mkdir "$PLACE/upper" "$PLACE/work" "$PLACE/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$PLACE/upper,workdir=$PLACE/work" "$PLACE/root"
+mount -t overlay overlay -o "lowerdir=$BELOW,upperdir=$PLACE/upper,workdir=$PLACE/work" "$PLACE/root"
 cd "$PLACE/root"
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
@@ -53,13 +54,12 @@ mount -t tmpfs -o mode=1777 tmpfs dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
-rm -rf etc/systemd/system etc/machine-id
-mkdir -p etc/systemd/system .below
-mkdir -p etc/systemd/system-generators
-ln -s /dev/null etc/systemd/system-generators/systemd-sysv-generator
-for unit in $MASKED; do ln -s /dev/null "etc/systemd/system/$unit"; done
-: > etc/machine-id
 %s
+rm -f etc/machine-id
+mkdir -p etc/systemd/system etc/systemd/system-generators .below
+ln -s /dev/null etc/systemd/system-generators/systemd-sysv-generator
+for unit in $MASKED; do ln -sf /dev/null "etc/systemd/system/$unit"; done
+: > etc/machine-id
 pivot_root . .below
 umount -l .below
 exec env -i container=scd-test PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
@@ -76,7 +76,9 @@ mount -t overlay none -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/r
 
 _UNSHARE = ("unshare", "--fork", "--pid", "--mount", "--cgroup", "--net", "--uts", "--ipc")
 
+# scd from its source; of units only its own, and what every boot needs.
 _INSTALL = r"""
+rm -rf etc/systemd/system
 mkdir -p opt/scd/app usr/lib/sysusers.d usr/lib/tmpfiles.d etc/scd var/log/journal
 "$SYSTEM_PYTHON" -m venv --without-pip --symlinks opt/scd
 mount --bind "$PACKAGES" "opt/scd/lib/$VERSION/site-packages"
@@ -98,11 +100,13 @@ ln -s /usr/lib/systemd/system/scd.socket etc/systemd/system/sockets.target.wants
 
 
 class Machine:
-    """``directory`` is where its files are mounted, and must be empty. ``config`` is its /etc/scd/scd.toml."""
+    """``directory`` is where its files are mounted, and must be empty. ``below`` are the files that it has, to which
+    the shell script ``install`` adds, in the machine's root, before it is booted."""
 
-    def __init__(self, directory: Path, config: str):
+    def __init__(self, directory: Path, install: str, below: Path = Path("/"), **environment: str):
         self.directory = directory
-        self._config = config
+        self._install = install
+        self._environment = {"BELOW": str(below)} | environment
         self._group = _CGROUPS / f"scd-test-{os.getpid()}" if _CGROUPS is not None else None
         self._process: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -110,20 +114,18 @@ class Machine:
     def boot(self) -> "Machine":
         place = self.directory / "machine"
         place.mkdir()
-        config = self.directory / "scd.toml"
-        config.write_text(self._config)
         assert self._group is not None
         self._group.mkdir()
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PLACE": str(place), "MASKED": " ".join(_MASKED),
-            "SYSTEMD": SYSTEMD or "", "SYSTEM_PYTHON": _SYSTEM_PYTHON, "SOURCE": str(ROOT), "CONFIG": str(config),
+            "SYSTEMD": SYSTEMD or "", "SYSTEM_PYTHON": _SYSTEM_PYTHON, "SOURCE": str(ROOT),
             "PACKAGES": sysconfig.get_path("purelib"), "CLIENT": str(ROOT / "tests" / "acceptance" / "client.py"),
-            "VERSION": f"python{sys.version_info.major}.{sys.version_info.minor}",
+            "VERSION": f"python{sys.version_info.major}.{sys.version_info.minor}", **self._environment,
         }  # fmt: skip
         script = f'echo $$ > {shlex.quote(str(self._group / "cgroup.procs"))}; exec "$@"'
         with open(self.directory / "console", "wb") as console:
             self._process = subprocess.Popen(
-                ["sh", "-c", script, "sh", *_UNSHARE, "sh", "-c", _BOOT % _INSTALL],
+                ["sh", "-c", script, "sh", *_UNSHARE, "sh", "-c", _BOOT % self._install],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment, start_new_session=True,
             )  # fmt: skip
         wait_until(self._is_up, "the machine did not boot", 120)
@@ -185,7 +187,15 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(directory: Path, config: str) -> Iterator[Machine]:
-    made = Machine(directory, config)
+    """This machine with scd from its source, and ``config`` as its /etc/scd/scd.toml."""
+    file = directory / "scd.toml"
+    file.write_text(config)
+    with booted(Machine(directory, _INSTALL, CONFIG=str(file))) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def booted(made: Machine) -> Iterator[Machine]:
     try:
         yield made.boot()
     finally:

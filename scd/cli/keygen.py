@@ -5,7 +5,6 @@ import asyncio
 import subprocess
 from pathlib import Path
 
-from ..config import Config
 from ..errors import BadRequest, ScdError
 from .table import print_json
 
@@ -24,7 +23,7 @@ For the user: sc-remote -configure asks for a password. It is the private key in
 Keep the file: without it nobody can read the results of this user's jobs, the administrator neither."""
 
 
-async def keygen(_: Config, arguments: argparse.Namespace) -> None:
+async def keygen(arguments: argparse.Namespace) -> None:
     public = await asyncio.to_thread(_make, arguments.file)
     if arguments.json:
         print_json({"version": 1, "file": str(arguments.file), "public_key": public})

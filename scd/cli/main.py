@@ -27,6 +27,11 @@ from .words import Parser, meant
 
 _NEWEST = 100
 _ALL = 100_000
+_WITHOUT_CONFIG = (
+    "doctor",
+    "hash-password",
+    "keygen",
+)  # which looks at it itself, and what is done before there is one
 
 
 def parser() -> argparse.ArgumentParser:
@@ -199,8 +204,8 @@ def main() -> None:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    if arguments.verb == "doctor":  # looks at the configuration itself
-        await doctor(arguments)
+    if arguments.verb in _WITHOUT_CONFIG:
+        await arguments.run(arguments)
     else:
         await arguments.run(client_config(arguments.config), arguments)
 

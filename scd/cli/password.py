@@ -6,11 +6,10 @@ import sys
 
 import argon2
 
-from ..config import Config
 from ..errors import BadRequest
 
 
-async def hash_password(_: Config, __: argparse.Namespace) -> None:
+async def hash_password(_: argparse.Namespace) -> None:
     if sys.stdin.isatty():
         password = getpass.getpass("Password: ")
         if getpass.getpass("Again: ") != password:

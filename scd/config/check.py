@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -238,6 +239,15 @@ def _paths(config: Config) -> Iterator[tuple[str, str]]:
             yield f"paths.{name}", "must be an absolute path"
 
 
+def _how_to_make(python: Path) -> str:
+    """The commands for one that lies as in a virtual environment."""
+    instead = "ame the Python that has SiliconCompiler"
+    if python.parent.name != "bin" or not python.is_absolute():
+        return f"N{instead}"
+    place = shlex.quote(str(python.parents[1]))
+    return f"Make it: python3 -m venv {place} && {place}/bin/pip install siliconcompiler; or n{instead}"
+
+
 def _runtimes(config: Config) -> Iterator[tuple[str, str]]:
     if len({runtime.name for runtime in config.runtime}) < len(config.runtime):
         yield "runtime", "two runtimes have the same name"
@@ -249,7 +259,7 @@ def _runtimes(config: Config) -> Iterator[tuple[str, str]]:
             )
     for runtime in config.runtime:
         if not Path(runtime.python).is_file() or not os.access(runtime.python, os.X_OK):
-            yield "runtime", f"{runtime.python} is not a program (name the Python that has siliconcompiler)"
+            yield "runtime", f"{runtime.python} is not a program. {_how_to_make(Path(runtime.python))}"
         try:
             SpecifierSet(runtime.accepts)
         except InvalidSpecifier:

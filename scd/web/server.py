@@ -7,13 +7,16 @@ import os
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from types import FrameType
 
+import msgspec
 import uvicorn
 from starlette.applications import Starlette
 
 from ..config import Config, split_address
+from ..config.check import check
 from ..errors import ConfigError
 from ..systemd import notify
 from .doors import Doors, affordable
@@ -124,6 +127,27 @@ def bind(config: Config) -> list[socket.socket]:
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
     return sockets
+
+
+def in_force(config: Config, handed: Sequence[socket.socket]) -> Config:
+    """With the addresses of sockets that the service manager has handed over, in place of its own.
+
+    Raises ConfigError for one that others reach although nobody has to log in.
+    """
+    if not handed:
+        return config
+    addresses = tuple(map(address_of, handed))
+    config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, listen=addresses))
+    check(config, lambda _: Path("a socket of the service manager's"))
+    return config
+
+
+def address_of(listener: socket.socket) -> str:
+    """As ``[server] listen`` has it."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port, *_ = listener.getsockname()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _bind_tcp(address: str) -> socket.socket:

@@ -229,6 +229,15 @@ def test_hash_password(ctl: Daemon) -> None:
     assert scdctl(ctl, "hash-password", text="\n").returncode == 1
 
 
+def test_hash_password_before_there_is_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "scd.toml").write_text('[[runtime]]\npython = "/nowhere"\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "scd.cli.main", "-c", str(tmp_path / "scd.toml"), "hash-password"],
+        input="correct horse\n", capture_output=True, text=True,
+    )  # fmt: skip
+    assert argon2.PasswordHasher().verify(done.stdout.strip(), "correct horse"), done.stderr
+
+
 def test_without_the_daemon_reads_work_and_writes_say_so(ctl: Daemon, failed: str) -> None:
     ctl.stop()
     assert failed[:8] in good(ctl, "jobs")

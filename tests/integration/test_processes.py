@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import argon2
 import pytest
 
 from scd.procfs import tree
@@ -283,6 +284,28 @@ def test_a_socket_that_is_handed_in_outlives_a_restart(tmp_path: Path) -> None:
         client.join(30)
         assert daemon.stop() == 0
         assert answers == [200], daemon.log.read_text()
+
+
+def test_a_socket_that_is_handed_in_is_not_opened_to_strangers(tmp_path: Path) -> None:
+    """What [server] listen may not be, a socket of systemd's may not be either: not at the start, not by a reload."""
+    daemon = Daemon(tmp_path)
+    with socket.create_server(("0.0.0.0", daemon.port), backlog=64) as held:
+        daemon.spawn(held=held)
+        assert daemon.process is not None
+        assert daemon.process.wait(60) == 78
+        assert f"'0.0.0.0:{daemon.port}' is open to other machines, and nobody has to log in" in daemon.log.read_text()
+        users = tmp_path / "conf.d" / "users.toml"
+        users.parent.mkdir(exist_ok=True)
+        hashed = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("secret")
+        users.write_text(f'[users.alice]\npassword_hash = "{hashed}"\n')
+        daemon.spawn(held=held)
+        daemon.wait_until_ready()
+        assert f"listening on 0.0.0.0:{daemon.port} as " in daemon.log.read_text()
+        users.unlink()
+        os.kill(daemon.pid, signal.SIGHUP)
+        wait_until(lambda: "the configuration is not reloaded" in daemon.log.read_text(), "nothing was said of it")
+        assert daemon.post("/check_progress/", {"job_hash": "0" * 32}).status_code == 403
+        assert daemon.stop() == 0
 
 
 def test_sighup_reloads(daemon: Daemon) -> None:

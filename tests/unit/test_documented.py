@@ -17,7 +17,7 @@ from scd.demo import main as demo
 from scd.launcher import service
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "man").glob("*.[58]"))
+PAGES = sorted((ROOT / "man").glob("*.[158]"))
 
 
 def keys(section: type[msgspec.Struct] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -87,8 +87,13 @@ def test_the_sample_as_shipped_is_the_default() -> None:
 
 @pytest.mark.parametrize(
     ("page", "parser"),
-    [("scd.8", daemon.parser()), ("scdctl.8", scdctl.parser()), ("scd-launcher.8", service.parser())],
-    ids=["scd", "scdctl", "scd-launcher"],
+    [
+        ("scd.8", daemon.parser()),
+        ("scdctl.8", scdctl.parser()),
+        ("scd-launcher.8", service.parser()),
+        ("scd-demo.1", demo.parser()),
+    ],
+    ids=["scd", "scdctl", "scd-launcher", "scd-demo"],
 )
 def test_each_flag_is_in_the_manual(page: str, parser: argparse.ArgumentParser) -> None:
     text = plain(page)

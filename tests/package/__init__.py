@@ -1,0 +1,1 @@
+"""scd as it is installed: the Debian package, and by pip."""
