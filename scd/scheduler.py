@@ -198,10 +198,10 @@ class Scheduler:
         self._deadline = min(ends, default=None)
         await self._carry_out(turn.orders)
 
-    def _charge(self, user: str, attempt: Attempt) -> None:
+    def _charge(self, live: LiveJob, attempt: Attempt) -> None:
         assert attempt.ended is not None
-        self._dispatch.charge(user, attempt)
-        self._spending.charge(user, attempt.ended, attempt.elapsed or 0.0, attempt.cores)
+        self._dispatch.charge(live, attempt)
+        self._spending.charge(live.job.user, attempt.ended, attempt.elapsed or 0.0, attempt.cores)
 
     def _users(self) -> set[str]:
         return {live.job.user for live in self._live.values()}

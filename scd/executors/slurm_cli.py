@@ -151,6 +151,8 @@ def sbatch(name: str, comment: str, directory: str, placement: Placement) -> lis
         options.append(f"--time={math.ceil(placement.time / 60)}")
     if placement.begin:
         options.append(f"--begin={placement.begin}")
+    if placement.license:
+        options.append(f"--licenses={placement.license}:1")
     return ["sbatch", *options]
 
 
