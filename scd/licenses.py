@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from .config import License, Settings
 from .live import LiveJob
 from .model import Attempt, NodeKey, PlanNode
-from .placement import executor_of, is_counted_here, license_of
+from .placement import executor_of, in_words, is_counted_here, license_of
 from .share import Running, Shares, Stock, Waiting
 
 
@@ -68,7 +68,7 @@ class Licenses:
         for key, name in wanted.items():
             if stock.is_short(job_hash, key, name):
                 count = self._settings.config.licenses[name].count
-                found[key] = f"waiting for a {name} licence ({count - stock.free[name]} of {count} in use)"
+                found[key] = f"waiting for {in_words(name)} ({count - stock.free[name]} of {count} in use)"
         return found
 
     def _holders(self, live: LiveJob) -> Iterator[tuple[str, Running]]:

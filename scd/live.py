@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from . import flowgraph
-from .board import JobView, NodeView
+from .board import JobView, NodeView, Waits
 from .executors.base import Observation, Spec
 from .frontier import Frontier
 from .model import PREPARE, Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
@@ -172,18 +172,28 @@ class LiveJob:
             self.position, self._general, self._lacking, self.waiting = now
             self.version = next(_VERSIONS)
 
-    def reasons(self) -> dict[NodeKey, str]:
-        """Why each of its nodes waits that does, in words for the user."""
+    def waits(self) -> Waits:
+        """Why it waits, and its nodes, as of now."""
         if self.plan is None or self.ending:
-            return {}
-        found = flowgraph.waiting(self.plan, self.states)
-        found |= {node.key: self._general for node in self.ready()} | self._lacking
-        return found | {key: why for key, why in self._elsewhere().items() if key != PREPARE}
+            return Waits(self.reason)
+        nodes = flowgraph.waiting(self.plan, self.states) | {node.key: self._general for node in self.ready()}
+        nodes |= self._lacking | self._elsewhere()
+        return Waits(self.told, {str(key): why for key, why in nodes.items()})
 
     @property
     def told(self) -> str:
-        """What its user is told of why nodes wait."""
+        """What the user of a job that runs is told of why nodes of it wait."""
         return "; ".join(filter(None, (self.waiting, _in_words(self._lacking), self._note)))
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state, in words for the user."""
+        if self.job.state is JobState.QUEUED:
+            more = self.waiting or self.job.reason
+            return f"queued, position {self.position}" + (f" ({more})" if more else "")
+        if self.job.state is JobState.PREPARING:
+            return "preparing" + (f": {self._note}" if self._note else "")
+        return self.job.reason
 
     def prepare_attempt(self, executor: str, memory: int, now: float) -> Attempt:
         self.preparations += 1
@@ -211,12 +221,6 @@ class LiveJob:
         )  # fmt: skip
 
     def view(self) -> JobView:
-        reason = self.job.reason
-        if self.job.state is JobState.QUEUED:
-            more = self.waiting or reason
-            reason = f"queued, position {self.position}" + (f" ({more})" if more else "")
-        elif self.job.state is JobState.PREPARING:
-            reason = "preparing" + (f": {self._note}" if self._note else "")
         mono = {
             attempt.key: self.seen[name].started_mono for name, attempt in self.attempts.items() if name in self.seen
         }
@@ -228,7 +232,7 @@ class LiveJob:
             for key, node in self.nodes.items()
         }
         return JobView(
-            self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version,
+            self.job_hash, self.job.user, self.job.state, self.reason, nodes if self.plan else {}, self.version,
             waiting=self.told if self.job.state is JobState.RUNNING else "",
         )  # fmt: skip
 

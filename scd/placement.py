@@ -143,6 +143,11 @@ def license_of(config: Config, node: PlanNode) -> str:
     return ""
 
 
+def in_words(name: str) -> str:
+    """``a vcs licence``, ``an innovus licence``."""
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name} licence"
+
+
 def is_counted_here(config: Config, name: str, executor: str) -> bool:
     """Whether scd counts a licence for a node that runs there. Slurm counts those that it is told of."""
     return executor == LOCAL or not config.licenses[name].slurm
@@ -152,7 +157,7 @@ def check_license(config: Config, node: PlanNode) -> None:
     """Refuse what would wait for ever. Raises Misplaced."""
     name = license_of(config, node)
     if name and config.licenses[name].count == 0 and is_counted_here(config, name, executor_of(config, node)):
-        raise Misplaced(f"{node.key} needs a {name} licence, and this server has none.")
+        raise Misplaced(f"{node.key} needs {in_words(name)}, and this server has none.")
 
 
 def _license_in_slurm(config: Config, node: PlanNode) -> str:

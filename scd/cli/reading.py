@@ -10,9 +10,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from ..board import Waits
 from ..config import DEFAULT_FILE, Config, Paths, Server, files_of, load
 from ..errors import NoResults, ScdError, UnknownJob
-from ..listing import Query, Record, describe, find, list_jobs, list_nodes
+from ..listing import Query, Record, Waiting, describe, find, list_jobs, list_nodes, unknown
 from ..logs import read_log
 from ..model import NodeKey
 from ..spool import Spool
@@ -20,6 +21,7 @@ from ..store import Database, JobStore
 from .daemon import DaemonDown, NotAllowed, ask
 
 _PIECE = 64 * 2**20  # bytes of a log at a time
+_PATIENCE = 3.0  # with a daemon that is asked for no more than a column
 
 
 class NoDatabase(ScdError):
@@ -54,13 +56,22 @@ class Disk:
         self._config, self._store = config, store
 
     async def jobs(self, query: Query) -> list[Record]:
-        return await list_jobs(self._store, query)
+        return await list_jobs(self._store, query, await self._waiting())
 
     async def nodes(self, query: Query) -> list[Record]:
-        return await list_nodes(self._store, query)
+        return await list_nodes(self._store, query, await self._waiting())
 
     async def job(self, prefix: str) -> Record:
-        return await describe(self._store, await find(self._store, prefix))
+        return await describe(self._store, await find(self._store, prefix), await self._waiting())
+
+    async def _waiting(self) -> Waiting:
+        """Why jobs and nodes wait: the daemon works it out, and it is in no table."""
+        try:
+            answer = await asyncio.to_thread(ask, self._config, "GET", "admin", "waiting", deadline=_PATIENCE)
+        except ScdError:
+            return unknown
+        found = msgspec.convert(answer["waiting"], dict[str, Waits])
+        return lambda job_hash: found.get(job_hash) or Waits()
 
     async def log(self, job_hash: str, key: NodeKey, offset: int) -> Piece:
         """Of a node that runs only the daemon can read, inside its sandbox."""

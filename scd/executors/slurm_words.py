@@ -6,6 +6,7 @@ New releases bring new ones: what is not known is shown as it is, and ends nothi
 import re
 from typing import NamedTuple
 
+from ..placement import in_words
 from ..states import NodeState
 from .slurm_cli import QueueRow
 
@@ -65,7 +66,7 @@ def waiting(row: QueueRow, licence: str = "") -> str:
         return _RUNNING.get(row.state, f"Slurm says {row.state}")
     reason = _CONTROL.sub(" ", row.reason)[:200]
     if licence and reason == "Licenses":
-        return f"waiting for a {licence} licence in Slurm"
+        return f"waiting for {in_words(licence)} in Slurm"
     if reason in _WAITING:
         return _WAITING[reason]
     for start, words in _WAITING_STARTS:
