@@ -64,12 +64,12 @@ class Licenses:
 
     def lacking(self, job_hash: str, wanted: Mapping[NodeKey, str], stock: Stock) -> dict[NodeKey, str]:
         """What is said of those of a job's nodes that wait for a licence; the others start, or wait for cores."""
-        found = {}
-        for key, name in wanted.items():
-            if stock.is_short(job_hash, key, name):
-                count = self._settings.config.licenses[name].count
-                found[key] = f"waiting for {in_words(name)} ({count - stock.free[name]} of {count} in use)"
-        return found
+        said = {name: self._why(name, stock) for name in set(wanted.values())}
+        return {key: said[name] for key, name in wanted.items() if stock.is_short(job_hash, key, name)}
+
+    def _why(self, name: str, stock: Stock) -> str:
+        count = self._settings.config.licenses[name].count
+        return f"waiting for {in_words(name)} ({count - stock.free[name]} of {count} in use)"
 
     def _holders(self, live: LiveJob) -> Iterator[tuple[str, Running]]:
         if not self._settings.config.licenses:

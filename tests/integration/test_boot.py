@@ -83,6 +83,23 @@ def test_the_doctor_finds_it_well(host: Machine) -> None:
     assert any("Jobs run in sandboxes" in finding["text"] for finding in findings), "not tried as scd's account"
 
 
+def test_a_reload_takes_what_is_new_or_says_what_is_wrong(host: Machine) -> None:
+    before = host.show("scd.service", "MainPID")
+    host.write("/etc/scd/conf.d/terms.toml", '[server]\nterms = "be kind"\n')
+    host.run("chmod", "-R", "a+rX", "/etc/scd/conf.d")
+    host.systemctl("reload", "scd")
+    assert "be kind" in host.run("curl", "-sS", "-d", "{}", "http://localhost:8080/check_server/").stdout
+    host.write("/etc/scd/conf.d/terms.toml", "[server]\nterms = 5\n")
+    assert host.run("systemctl", "reload", "scd", check=False).returncode == 1
+    journal = host.run("journalctl", "--no-pager", "-u", "scd", "-n", "20").stdout
+    assert "terms.toml: server.terms: Expected `str`, got `int`" in journal, "systemd's journal does not say why"
+    assert host.show("scd.service", "ActiveState") == "active"
+    host.run("rm", "/etc/scd/conf.d/terms.toml")
+    host.systemctl("reload", "scd")
+    assert "be kind" not in host.run("curl", "-sS", "-d", "{}", "http://localhost:8080/check_server/").stdout
+    assert host.show("scd.service", "MainPID") == before, "a reload was a restart"
+
+
 def test_a_job_outlives_a_restart_and_its_client_sees_nothing_of_it(host: Machine) -> None:
     before = host.show("scd.service", "MainPID")
     with client(host, "restarted", "sleep 6.25") as process:
