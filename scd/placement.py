@@ -162,7 +162,7 @@ def check_license(config: Config, node: PlanNode) -> None:
 
 def _license_in_slurm(config: Config, node: PlanNode) -> str:
     name = license_of(config, node)
-    return config.licenses[name].slurm or "" if name else ""
+    return config.licenses[name].slurm if name else ""
 
 
 def more_memory(config: Config, memory: int) -> int | None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlencode
@@ -62,12 +63,14 @@ class Disk:
         return await list_nodes(self._store, query, await self._waiting())
 
     async def job(self, prefix: str) -> Record:
-        return await describe(self._store, await find(self._store, prefix), await self._waiting())
+        job_hash = await find(self._store, prefix)
+        return await describe(self._store, job_hash, await self._waiting(f"?job={job_hash}"))
 
-    async def _waiting(self) -> Waiting:
+    async def _waiting(self, query: str = "") -> Waiting:
         """Why jobs and nodes wait: the daemon works it out, and it is in no table."""
+        asked = partial(ask, self._config, "GET", "admin", "waiting", query=query, deadline=_PATIENCE)
         try:
-            answer = await asyncio.to_thread(ask, self._config, "GET", "admin", "waiting", deadline=_PATIENCE)
+            answer = await asyncio.to_thread(asked)
         except ScdError:
             return unknown
         found = msgspec.convert(answer["waiting"], dict[str, Waits])

@@ -136,11 +136,11 @@ class Slurm(Section, frozen=True):
 
 
 class License(Section, frozen=True):
-    """``vcs = 4`` is short for ``count = 4``. What is not said is the licence's own name."""
+    """``vcs = 4`` is short for a table with this count. The others, if they are not said, are read as the name."""
 
     count: int
     tools: tuple[str, ...] = ()  # or tool/task
-    slurm: str | None = None  # "" is none
+    slurm: str = ""  # "": Slurm is not told
 
 
 class SharedLimits(Section, frozen=True):

@@ -59,10 +59,14 @@ class Admin:
         return _answer("jobs", [await describe(self._s.store, job_hash, self._s.scheduler.waits)])
 
     async def waiting(self, request: Request) -> Response:
-        """``{"version", "waiting"}``: why each unfinished job waits and its nodes, for who reads the rest himself."""
+        """``{"version", "waiting"}``: why each unfinished job waits, and its nodes; or of the query's ``job`` alone.
+
+        For those who read all else in the database.
+        """
         only_administrator(request)
         found = {}
-        for job_hash in self._s.scheduler.unfinished():
+        job = request.query_params.get("job")
+        for job_hash in self._s.scheduler.unfinished() if job is None else [check_hash(job)]:
             found[job_hash] = self._s.scheduler.waits(job_hash)
             await asyncio.sleep(0)  # there may be thousands
         return JsonAnswer({"version": VERSION, "waiting": found})
