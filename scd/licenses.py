@@ -5,7 +5,7 @@ holds what: it follows from the attempts that live, those of before a restart to
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from .config import License, Settings
 from .live import LiveJob
@@ -40,9 +40,10 @@ class Licenses:
         if name in self._shares:
             self._shares[name].charge(live.job.user, 1, attempt.elapsed or 0.0)
 
-    def stock(self, jobs: Iterable[LiveJob], wanted: Mapping[str, Mapping[NodeKey, str]]) -> Stock:
+    def stock(self, jobs: Collection[LiveJob], wanted: Mapping[str, Mapping[NodeKey, str]]) -> Stock:
         """What is free of each. ``wanted``, by job, names the nodes that could go if they had one."""
-        licenses = self._settings.config.licenses
+        licenses, most = self._settings.config.licenses, self._settings.config.cores
+        by_hash = {live.job_hash: live for live in jobs if wanted.get(live.job_hash)}
         self._shares = {name: self._shares.get(name) or Shares() for name in licenses}
         running: dict[str, dict[str, list[Running]]] = {name: {} for name in licenses}
         waiting: dict[str, dict[str, list[Waiting]]] = {name: {} for name in licenses}
@@ -55,8 +56,8 @@ class Licenses:
             for name, keys in by_name.items():
                 waiting[name].setdefault(live.job.user, []).append(Waiting(live.job_hash, keys))
         free = {name: licenses[name].count - sum(map(len, running[name].values())) for name in licenses}
-        due = [
-            pick._replace(license=name)
+        due = [  # each takes one licence, and the cores that it needs
+            pick._replace(cores=min(by_hash[pick.job_hash].nodes[pick.key].cores, most), license=name)
             for name, shares in self._shares.items()
             for pick in shares.choose(waiting[name], running[name], {}, free[name], licenses[name].count)
         ]

@@ -15,7 +15,7 @@ from scd.config import Config, Settings
 from scd.dispatch import Dispatch
 from scd.live import LiveJob
 from scd.model import Job, Node, NodeKey, Plan, PlanNode
-from scd.placement import Misplaced, check_license, license_of, place
+from scd.placement import LOCAL, Misplaced, check_license, license_of, place
 from scd.states import JobState, NodeState
 
 Work = tuple[str, int, float]  # a node's tool, cores and length in seconds
@@ -68,7 +68,8 @@ class Site:
             where = place(self.settings.config, planned, live.job.user)
             attempt = live.node_attempt(live.nodes[pick.key], pick.cores, where.executor, 0, self.now)
             live.queue(attempt)
-            tool, _, length = self.works[pick.job_hash][live.nodes[pick.key].n]
+            tool, cores, length = self.works[pick.job_hash][live.nodes[pick.key].n]
+            assert pick.cores == (cores if where.executor == LOCAL else 0), "it gets other cores than it has asked for"
             self.running.append((self.now + length, self.now, pick.job_hash, attempt.name))
             started.append(tool)
         held = self.dispatch.licenses.held(self.jobs.values())
