@@ -231,6 +231,6 @@ def test_in_a_machine_with_systemd(tmp_path: Path) -> None:
     if reason := vm.why_not():
         pytest.skip(reason)
     command = f"SCD_TEST_INSIDE=1 {sys.executable} -m pytest -p no:cacheprovider -v {Path(__file__).relative_to(ROOT)}"
-    status, said = vm.run(command, tmp_path, RUNTIME, cwd=ROOT, timeout=1500)
+    status, said = vm.run(command, tmp_path, RUNTIME, cwd=ROOT, timeout=2400)
     assert status == 0, said
     assert re.search(r"8 passed, 1 skipped", said), said
