@@ -184,10 +184,10 @@ def test_jobs_under_an_account_of_their_own(host: Machine) -> None:
     host.write("/etc/scd/scd.toml", f'{text}account = "alice"\n')
     host.systemctl("start", "scd-launcher")
     host.systemctl("restart", "scd")
-    with client(host, "own", "sleep 5.75") as process:
-        wait_until(lambda: running(host, "5.75"), f"the node never ran\n{host.journal()}", 60)
-        node = running(host, "5.75")
+    with client(host, "own", "sleep 15.75") as process:
+        wait_until(lambda: running(host, "15.75"), f"the node never ran\n{host.journal()}", 60)
+        node = running(host, "15.75")
         assert host.run("ps", "-o", "user=", "-p", node).stdout.strip() == "alice"
         host.systemctl("restart", "scd", "scd-launcher")
-        assert running(host, "5.75") == node, "the node did not survive the restart"
+        assert running(host, "15.75") == node, "the node did not survive the restart"
         finish(host, "own", process)
