@@ -35,6 +35,13 @@ class JobView(msgspec.Struct, frozen=True):
     waiting: str = ""  # why no node of a job that runs is started, or why they wait elsewhere
 
 
+class Waits(msgspec.Struct, frozen=True):
+    """Why an unfinished job waits, and each of its nodes that does, by ``step/index``; in words for the user."""
+
+    reason: str = ""
+    nodes: Mapping[str, str] = {}
+
+
 class Board:
     """The views of unfinished jobs, and of those that ended in the last minutes."""
 

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from . import limits
 from .config import Budget, Config, Settings
+from .licenses import Licenses
 from .live import LiveJob
-from .model import PREPARE, Attempt
+from .model import PREPARE, Attempt, NodeKey
 from .placement import LOCAL, executor_of
-from .share import CORES, Pick, Room, Running, Shares, Waiting
+from .share import CORES, Pick, Room, Running, Shares, Stock, Waiting
 from .states import JobState
 
 
@@ -15,11 +16,13 @@ class Dispatch:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._shares = Shares()
+        self.licenses = Licenses(settings)
 
-    def charge(self, user: str, attempt: Attempt) -> None:
+    def charge(self, live: LiveJob, attempt: Attempt) -> None:
         """A node ended. What runs elsewhere is not this machine's to share."""
         if attempt.executor == LOCAL:
-            self._shares.charge(user, attempt.cores, attempt.elapsed or 0.0)
+            self._shares.charge(live.job.user, attempt.cores, attempt.elapsed or 0.0)
+        self.licenses.charge(live, attempt)
 
     def choose(self, jobs: Sequence[LiveJob], spent: dict[str, str]) -> list[Pick]:
         """What starts now. ``spent``: users who may compute no more, with the reason."""
@@ -29,15 +32,24 @@ class Dispatch:
         for live in jobs:
             by_user.setdefault(live.job.user, []).append(live)
         running = {user: list(running_of(lives, here_only=True)) for user, lives in by_user.items()}
+        rooms = self._rooms(by_user)
+        # Of those who can start nothing now no node stands in line, for a licence neither.
+        able = {user for user in by_user if user not in spent and not _full(rooms[user])}
+        wanted = {live.job_hash: self.licenses.wanted(live) if live.job.user in able else {} for live in jobs}
+        stock = self.licenses.stock(jobs, wanted)
         waiting = {
-            user: [part for live in lives if (part := _waiting(config, live)).ready]
+            user: [part for live in lives if (part := _waiting(config, live, wanted[live.job_hash])).ready]
             for user, lives in by_user.items()
             if user not in spent
         }
-        rooms = self._rooms(by_user)
         free = total - sum(node.cores for nodes in running.values() for node in nodes)
-        elsewhere = [pick for live in jobs if live.job.user not in spent for pick in _elsewhere(config, live, rooms)]
-        picks = elsewhere + self._shares.choose(waiting, running, rooms, free, total)
+        elsewhere = [
+            pick
+            for live in jobs
+            if live.job.user not in spent
+            for pick in _elsewhere(config, live, rooms, stock, wanted[live.job_hash])
+        ]
+        picks = elsewhere + self._shares.choose(waiting, running, rooms, free, total, stock)
         picked = {pick.job_hash for pick in picks}
         queues = {
             user: [live.job_hash for live in lives if _queued(live) and live.job_hash not in picked]
@@ -45,11 +57,11 @@ class Dispatch:
         }
         places = {job_hash: place for place, job_hash in enumerate(self._shares.order(queues, running), 1)}
         for user, lives in by_user.items():
-            full = next((room.full for room in rooms[user] if room.left <= 0), "")
             for live in lives:
+                lacking = self.licenses.lacking(live.job_hash, wanted[live.job_hash], stock)
+                why = (_full(rooms[user]) or CORES) if len(live.ready()) > len(lacking) else ""
                 stands = live.job_hash not in picked and not live.attempts
-                why = spent.get(user, "") or ("" if _queued(live) or not live.ready() else full or CORES)
-                live.wait(places.get(live.job_hash, 0), why if stands else "")
+                live.wait(places.get(live.job_hash, 0), spent.get(user) or why, lacking, stands=stands)
         return picks
 
     def _rooms(self, by_user: dict[str, list[LiveJob]]) -> dict[str, list[Room]]:
@@ -77,23 +89,31 @@ def running_of(lives: Iterable[LiveJob], *, nodes_only: bool = False, here_only:
                 yield Running(attempt.cores, live.seconds(name))
 
 
+def _full(rooms: Iterable[Room]) -> str:
+    """What is said of those who have no room, "" if there is some."""
+    return next((room.full for room in rooms if room.left <= 0), "")
+
+
 def _queued(live: LiveJob) -> bool:
     return live.job.state is JobState.QUEUED
 
 
-def _waiting(config: Config, live: LiveJob) -> Waiting:
-    """What of a job waits for this machine."""
+def _waiting(config: Config, live: LiveJob, wanted: Mapping[NodeKey, str]) -> Waiting:
+    """What of a job waits for this machine; ``wanted``: which licences it needs for that."""
     if live.ending or live.job.state is JobState.PREPARING:
         return Waiting(live.job_hash, ())
     if _queued(live):
         return Waiting(live.job_hash, ((PREPARE, 1),) if live.job.executor == LOCAL else ())
     # There may be fewer cores than when it was prepared.
     here = [node for node in live.ready() if executor_of(config, node) == LOCAL]
-    return Waiting(live.job_hash, [(node.key, min(live.nodes[node.key].cores, config.cores)) for node in here])
+    ready = [(node.key, min(live.nodes[node.key].cores, config.cores)) for node in here]
+    return Waiting(live.job_hash, ready, wanted)
 
 
-def _elsewhere(config: Config, live: LiveJob, rooms: Mapping[str, Sequence[Room]]) -> Iterator[Pick]:
-    """What of a job waits for nothing here: it has a queue of its own. ``rooms`` are counted down."""
+def _elsewhere(
+    config: Config, live: LiveJob, rooms: Mapping[str, Sequence[Room]], stock: Stock, wanted: Mapping[NodeKey, str]
+) -> Iterator[Pick]:
+    """What of a job waits for nothing here but a licence: it has a queue of its own. ``rooms`` are counted down."""
     user = live.job.user
     if live.ending or live.job.state is JobState.PREPARING:
         return
@@ -104,7 +124,9 @@ def _elsewhere(config: Config, live: LiveJob, rooms: Mapping[str, Sequence[Room]
     for node in live.ready():
         if any(room.left <= 0 for room in rooms.get(user, ())):
             return
-        if executor_of(config, node) != LOCAL:
+        pick = Pick(user, live.job_hash, node.key, 0, wanted.get(node.key, ""))
+        if executor_of(config, node) != LOCAL and (not pick.license or stock.is_due(pick)):
+            stock.take(pick)
             for room in rooms.get(user, ()):
                 room.left -= 1
-            yield Pick(user, live.job_hash, node.key, 0)
+            yield pick

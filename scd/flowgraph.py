@@ -55,6 +55,23 @@ def dropped(plan: Plan, states: States) -> set[NodeKey]:
     return lost
 
 
+def waiting(plan: Plan, states: States) -> dict[NodeKey, str]:
+    """What each pending node waits for in its own job, or why it will never start, in words for the user."""
+    by_key = {node.key: node for node in plan.nodes}
+    lost: dict[NodeKey, str] = {}
+    found: dict[NodeKey, str] = {}
+    for node in plan.nodes:
+        if states[node.key] is not NodeState.PENDING:
+            continue
+        if (cause := _cause(node, by_key, states, lost)) is not None:
+            found[node.key] = lost[node.key] = cause
+            continue
+        awaited = [key for key in node.key_inputs if not _input_state(key, states).done]
+        more = f" and {len(awaited) - 1} more" if len(awaited) > 1 else ""
+        found[node.key] = f"waiting for {awaited[0]}{more}" if awaited else "waiting for other nodes of its job"
+    return found
+
+
 def settled(plan: Plan, states: States) -> bool:
     """Nothing runs and nothing can start any more."""
     if any(state.live for state in states.values()):
@@ -94,6 +111,17 @@ def _lost_input(node: PlanNode, by_key: Mapping[NodeKey, PlanNode], states: Stat
     if not inputs or not all(state.done for state in inputs) or NodeState.SUCCESS in inputs:
         return False
     return bool(unexcused) or not failed
+
+
+def _cause(
+    node: PlanNode, by_key: Mapping[NodeKey, PlanNode], states: States, lost: Mapping[NodeKey, str]
+) -> str | None:
+    """Why a pending node will never start, None if it may."""
+    before = next((lost[key] for key in node.key_inputs if key in lost), None)
+    if before is not None or not _lost_input(node, by_key, states):
+        return before
+    failed = next((key for key in node.key_inputs if _input_state(key, states).failed), None)
+    return f"will not run: {failed} failed" if failed is not None else "will not run: no node before it succeeded"
 
 
 def _input_state(key: NodeKey, states: States) -> NodeState:

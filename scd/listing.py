@@ -4,12 +4,13 @@ Times are RFC 3339 in UTC, durations seconds, sizes bytes. What is not known is 
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from .board import Waits
 from .errors import UnknownJob
 from .model import Attempt, Event, Job, Node, NodeKey, Plan
 from .store import JobStore, UsageStore
@@ -19,6 +20,7 @@ MIN_PREFIX = 4
 _MOST_NAMED = 5
 
 Record = dict[str, Any]
+Waiting = Callable[[str], Waits]  # of a job, by its hash
 
 
 class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,12 +34,17 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: int = 100
 
 
-async def list_jobs(store: JobStore, query: Query) -> list[Record]:
+def unknown(_: str) -> Waits:
+    """What is known while the daemon is down."""
+    return Waits()
+
+
+async def list_jobs(store: JobStore, query: Query, waiting: Waiting = unknown) -> list[Record]:
     """The newest first, ``query.limit`` at most. Raises UnknownJob."""
-    return [job_record(job) for job in await _jobs(store, query, query.states)]
+    return [job_record(job, waiting(job.job_hash)) for job in await _jobs(store, query, query.states)]
 
 
-async def list_nodes(store: JobStore, query: Query) -> list[Record]:
+async def list_nodes(store: JobStore, query: Query, waiting: Waiting = unknown) -> list[Record]:
     """The nodes of unfinished jobs, or of those that ``query`` names by hash or time. Raises UnknownJob."""
     if query.jobs is None and query.since is None and query.until is None:
         jobs = [job for job in await store.unfinished() if query.users is None or job.user in query.users]
@@ -45,28 +52,28 @@ async def list_nodes(store: JobStore, query: Query) -> list[Record]:
         jobs = await _jobs(store, query, None)
     records: list[Record] = []
     for job in jobs:
-        attempts = _newest(await store.attempts(job.job_hash))
+        attempts, waits = _newest(await store.attempts(job.job_hash)), waiting(job.job_hash)
         records += [
-            node_record(job, node, attempts.get(node.key))
+            node_record(job, node, attempts.get(node.key), waits)
             for node in await store.nodes(job.job_hash)
             if (query.states is None or node.state in query.states) and _within(query, attempts.get(node.key))
         ]
     return records
 
 
-async def describe(store: JobStore, job_hash: str) -> Record:
+async def describe(store: JobStore, job_hash: str, waiting: Waiting = unknown) -> Record:
     """A job with all that is known of it: its nodes, what they wait for, where the time went, every change of state."""
     job = await store.job(job_hash)
     if job is None:
         raise UnknownJob(f"There is no job {job_hash} here.")
     nodes, attempts = await store.nodes(job_hash), await store.attempts(job_hash)
     newest, plan = _newest(attempts), job.decoded_plan()
-    preparation = newest.get(NodeKey("", ""))
-    records = [node_record(job, node, newest.get(node.key)) for node in nodes]
+    preparation, waits = newest.get(NodeKey("", "")), waiting(job_hash)
+    records = [node_record(job, node, newest.get(node.key), waits) for node in nodes]
     for node, record in zip(nodes, records, strict=True):
         record |= _place(plan, node.key) | _node_timing(plan, node.key, newest, preparation)
     timing = _job_timing(job, attempts, preparation) | await _download(store, job_hash)
-    return {**job_record(job), "timing": timing, "nodes": records,
+    return {**job_record(job, waits), "timing": timing, "nodes": records,
             "events": [_event_record(event) for event in await store.events(job_hash)]}  # fmt: skip
 
 
@@ -89,21 +96,22 @@ async def find(store: JobStore, prefix: str, users: Collection[str] | None = Non
     return jobs[0].job_hash
 
 
-def job_record(job: Job) -> Record:
+def job_record(job: Job, waits: Waits) -> Record:
     elapsed = None if job.started is None else max(0.0, (job.ended or time.time()) - job.started)
     return {
-        "job_hash": job.job_hash, "user": job.user, "status": job.state, "reason": job.reason, "design": job.design,
-        "jobname": job.jobname, "flow": job.flow, "runtime": job.runtime, "created": rfc3339(job.created),
-        "started": rfc3339(job.started), "ended": rfc3339(job.ended), "elapsed": elapsed,
-        "upload_bytes": job.upload_bytes, "disk_bytes": job.disk_bytes,
+        "job_hash": job.job_hash, "user": job.user, "status": job.state, "reason": waits.reason or job.reason,
+        "design": job.design, "jobname": job.jobname, "flow": job.flow, "runtime": job.runtime,
+        "created": rfc3339(job.created), "started": rfc3339(job.started), "ended": rfc3339(job.ended),
+        "elapsed": elapsed, "upload_bytes": job.upload_bytes, "disk_bytes": job.disk_bytes,
     }  # fmt: skip
 
 
-def node_record(job: Job, node: Node, attempt: Attempt | None) -> Record:
-    """A node with the figures of its newest attempt."""
+def node_record(job: Job, node: Node, attempt: Attempt | None, waits: Waits) -> Record:
+    """A node with the figures of its newest attempt. Why it waits is no state of it, and in no database."""
+    reason = node.reason if node.state.done else waits.nodes.get(str(node.key), node.reason)
     record: Record = {
         "job_hash": node.job_hash, "user": job.user, "design": job.design, "step": node.step, "index": node.index,
-        "status": node.state, "reason": node.reason, "attempts": node.attempt, "cores": node.cores, "queued": None,
+        "status": node.state, "reason": reason, "attempts": node.attempt, "cores": node.cores, "queued": None,
         "started": None, "ended": None, "elapsed": None, "exit_code": None, "cpu_seconds": None, "peak_bytes": None,
         "read_bytes": None, "written_bytes": None,
     }  # fmt: skip

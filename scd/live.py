@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from . import flowgraph
-from .board import JobView, NodeView
+from .board import JobView, NodeView, Waits
 from .executors.base import Observation, Spec
 from .frontier import Frontier
 from .model import PREPARE, Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
@@ -41,6 +41,8 @@ class LiveJob:
         self.position = 0  # in the queue, from 1
         self.expired = ""  # why its time is up, once it is
         self.waiting = ""  # why nothing of it starts, in words for the user
+        self._general = ""  # why those of its nodes do not start that could, and what is said of single ones
+        self._lacking: dict[NodeKey, str] = {}
         self.version = next(_VERSIONS)
         self._ready: list[PlanNode] | None = None
 
@@ -160,11 +162,38 @@ class LiveJob:
         self.attempts[attempt.name] = attempt
         self._put(msgspec.structs.replace(node, state=NodeState.QUEUED, attempt=attempt.attempt, reason=""))
 
-    def wait(self, position: int, waiting: str) -> None:
-        """Where the job stands in the queue, and why it stands."""
-        if (position, waiting) != (self.position, self.waiting):
-            self.position, self.waiting = position, waiting
+    def wait(self, position: int, why: str, lacking: dict[NodeKey, str], *, stands: bool) -> None:
+        """Where the job stands in the queue, why what could start of it does not, and which nodes lack a licence.
+
+        ``stands``: nothing of it runs, so that its user is told.
+        """
+        now = position, why, lacking, why if stands else ""
+        if now != (self.position, self._general, self._lacking, self.waiting):
+            self.position, self._general, self._lacking, self.waiting = now
             self.version = next(_VERSIONS)
+
+    def waits(self) -> Waits:
+        """Why it waits, and its nodes, as of now."""
+        if self.plan is None or self.ending:
+            return Waits(self.reason)
+        nodes = flowgraph.waiting(self.plan, self.states) | {node.key: self._general for node in self.ready()}
+        nodes |= self._lacking | self._elsewhere()
+        return Waits(self.told, {str(key): why for key, why in nodes.items()})
+
+    @property
+    def told(self) -> str:
+        """What the user of a job that runs is told of why nodes of it wait."""
+        return "; ".join(filter(None, (self.waiting, _in_words(self._lacking), self._note)))
+
+    @property
+    def reason(self) -> str:
+        """Why it is in its state, in words for the user."""
+        if self.job.state is JobState.QUEUED:
+            more = self.waiting or self.job.reason
+            return f"queued, position {self.position}" + (f" ({more})" if more else "")
+        if self.job.state is JobState.PREPARING:
+            return "preparing" + (f": {self._note}" if self._note else "")
+        return self.job.reason
 
     def prepare_attempt(self, executor: str, memory: int, now: float) -> Attempt:
         self.preparations += 1
@@ -192,12 +221,6 @@ class LiveJob:
         )  # fmt: skip
 
     def view(self) -> JobView:
-        reason = self.job.reason
-        if self.job.state is JobState.QUEUED:
-            more = self.waiting or reason
-            reason = f"queued, position {self.position}" + (f" ({more})" if more else "")
-        elif self.job.state is JobState.PREPARING:
-            reason = "preparing" + (f": {self._note}" if self._note else "")
         mono = {
             attempt.key: self.seen[name].started_mono for name, attempt in self.attempts.items() if name in self.seen
         }
@@ -208,22 +231,22 @@ class LiveJob:
             )
             for key, node in self.nodes.items()
         }
-        waiting = "; ".join(filter(None, (self.waiting, self._note)))
         return JobView(
-            self.job_hash, self.job.user, self.job.state, reason, nodes if self.plan else {}, self.version,
-            waiting=waiting if self.job.state is JobState.RUNNING else "",
+            self.job_hash, self.job.user, self.job.state, self.reason, nodes if self.plan else {}, self.version,
+            waiting=self.told if self.job.state is JobState.RUNNING else "",
         )  # fmt: skip
 
     def note_waiting(self) -> None:
         """Take up why nodes do not run that are in a queue elsewhere."""
-        waiting: dict[str, list[NodeKey]] = {}
-        for name, attempt in self.attempts.items():
-            if (seen := self.seen.get(name)) is not None and seen.waiting and seen.started is None:
-                waiting.setdefault(seen.waiting, []).append(attempt.key)
-        note = "; ".join(_named(keys) + reason for reason, keys in waiting.items())
+        note = _in_words(self._elsewhere())
         if note != self._note:
             self._note = note
             self.version = next(_VERSIONS)
+
+    def _elsewhere(self) -> dict[NodeKey, str]:
+        """What is said of attempts in a queue elsewhere; a preparation is among them."""
+        seen = {attempt.key: self.seen[name] for name, attempt in self.attempts.items() if name in self.seen}
+        return {key: one.waiting for key, one in seen.items() if one.waiting and one.started is None}
 
     def failures(self, *, recorded: bool = False) -> str:
         """What went wrong, in words for the user; ``recorded``: as far as it may be written down."""
@@ -247,6 +270,14 @@ class LiveJob:
         if self._frontier is not None:
             self._frontier.move(node.key, node.state)
         self.changed()
+
+
+def _in_words(reasons: dict[NodeKey, str]) -> str:
+    """Each reason once, with the nodes that wait for it."""
+    by_reason: dict[str, list[NodeKey]] = {}
+    for key, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(key)
+    return "; ".join(_named(keys) + reason for reason, keys in by_reason.items())
 
 
 def _named(keys: list[NodeKey]) -> str:

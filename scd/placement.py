@@ -40,6 +40,7 @@ class Placement(msgspec.Struct, frozen=True):
     account: str = ""
     begin: str = ""
     options: tuple[str, ...] = ()
+    license: str = ""  # as Slurm knows it
 
 
 class Partition(msgspec.Struct, frozen=True):
@@ -98,6 +99,7 @@ def place(config: Config, node: PlanNode, user: str) -> Placement:
         account=config.slurm_account_of(user),
         begin=_begin(node),
         options=tuple(_options(slurm, node)),
+        license=_license_in_slurm(config, node),
     )
 
 
@@ -130,6 +132,37 @@ def _refuse(what: str, asked: str, partition: Partition, most: str, limit: str) 
         f"{what} asks for {asked}, and Slurm's partition {partition.name} gives {most} at most ({limit}): "
         "it would never start. Ask for less, or for another queue."
     )
+
+
+def license_of(config: Config, node: PlanNode) -> str:
+    """The licence that a node holds while it runs, "" for none: one of its task comes before one of its tool."""
+    for tool in (f"{node.tool}/{node.task}", node.tool) if config.licenses else ():
+        for name, one in config.licenses.items():
+            if tool in one.tools:
+                return name
+    return ""
+
+
+def in_words(name: str) -> str:
+    """``a vcs licence``, ``an innovus licence``."""
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name} licence"
+
+
+def is_counted_here(config: Config, name: str, executor: str) -> bool:
+    """Whether scd counts a licence for a node that runs there. Slurm counts those that it is told of."""
+    return executor == LOCAL or not config.licenses[name].slurm
+
+
+def check_license(config: Config, node: PlanNode) -> None:
+    """Refuse what would wait for ever. Raises Misplaced."""
+    name = license_of(config, node)
+    if name and config.licenses[name].count == 0 and is_counted_here(config, name, executor_of(config, node)):
+        raise Misplaced(f"{node.key} needs {in_words(name)}, and this server has none.")
+
+
+def _license_in_slurm(config: Config, node: PlanNode) -> str:
+    name = license_of(config, node)
+    return config.licenses[name].slurm if name else ""
 
 
 def more_memory(config: Config, memory: int) -> int | None:

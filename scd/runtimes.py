@@ -84,15 +84,18 @@ class Runtimes:
 
     def refusal(self, schema: str) -> str:
         """Why no runtime takes this schema version, with all the versions."""
-        oldest = ".".join(map(str, OLDEST_SCHEMA))
         offers = ", ".join(
-            f"SiliconCompiler {own.sc} (schema {runtime.accepts or f'{oldest} to {own.sc_schema}'})"
-            for runtime, own in self._found.values()
+            f"SiliconCompiler {own.sc} (schema {accepted(runtime, own)})" for runtime, own in self._found.values()
         )
         return (
             f"This job's manifest has schema version {schema}, and this server runs {offers}. "
             "Use a matching SiliconCompiler, or ask the administrator for a [[runtime]] that has yours."
         )
+
+
+def accepted(runtime: Runtime, own: Versions) -> str:
+    """The schema versions of manifests that a runtime takes, in words."""
+    return runtime.accepts or f"{'.'.join(map(str, OLDEST_SCHEMA))} to {own.sc_schema}"
 
 
 async def ask(

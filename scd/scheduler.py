@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping
 import aiosqlite
 import msgspec
 
-from .board import Board
+from .board import Board, Waits
 from .config import Settings
 from .dispatch import Dispatch, running_of
 from .errors import ScdError
@@ -161,6 +161,20 @@ class Scheduler:
         nodes = Counter(node.state for live in self._live.values() for node in live.nodes.values())
         return jobs, nodes
 
+    def waits(self, job_hash: str) -> Waits:
+        """Why an unfinished job waits; nothing is said of others."""
+        live = self._live.get(job_hash)
+        return Waits() if live is None or live.job.state.ended else live.waits()
+
+    def unfinished(self) -> list[str]:
+        """The hashes of all unfinished jobs."""
+        return list(self._live)
+
+    def licenses(self) -> dict[str, tuple[int, int]]:
+        """How many of each licence are in use, of how many."""
+        held = self._dispatch.licenses.held(self._live.values())
+        return {name: (held[name], one.count) for name, one in self._settings.config.licenses.items()}
+
     async def cancel_all(self, reason: str, timeout: float) -> None:
         """Cancel every job that has begun, and start none meanwhile; queued ones wait for the next start."""
         self._closing = True
@@ -198,10 +212,10 @@ class Scheduler:
         self._deadline = min(ends, default=None)
         await self._carry_out(turn.orders)
 
-    def _charge(self, user: str, attempt: Attempt) -> None:
+    def _charge(self, live: LiveJob, attempt: Attempt) -> None:
         assert attempt.ended is not None
-        self._dispatch.charge(user, attempt)
-        self._spending.charge(user, attempt.ended, attempt.elapsed or 0.0, attempt.cores)
+        self._dispatch.charge(live, attempt)
+        self._spending.charge(live.job.user, attempt.ended, attempt.elapsed or 0.0, attempt.cores)
 
     def _users(self) -> set[str]:
         return {live.job.user for live in self._live.values()}

@@ -9,9 +9,12 @@
    he waits for the end of one node at most. Else by as many as the machine has cores; then the rest waits for it. So no
    node waits for ever, and no machine stands still for each wide node.
 5. Who is at a limit of running nodes is left out until one of them ends; his jobs may be prepared.
+6. A node whose licence is not free is left out, and nothing waits for it. Licences have turns of their own, by the same
+   rules: where it is the turn of a user whose node would take another's, the other's node goes, and the turn stays.
 """
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,6 +35,7 @@ class Waiting(NamedTuple):
 
     job_hash: str
     ready: Sequence[tuple[NodeKey, int]]
+    licenses: Mapping[NodeKey, str] = {}  # of the nodes that hold one
 
 
 class Pick(NamedTuple):
@@ -39,6 +43,11 @@ class Pick(NamedTuple):
     job_hash: str
     key: NodeKey
     cores: int
+    license: str = ""
+
+    @property
+    def node(self) -> tuple[str, NodeKey]:
+        return self.job_hash, self.key
 
 
 class Room:
@@ -52,6 +61,47 @@ class Room:
 class Running(NamedTuple):
     cores: int
     elapsed: float  # seconds
+
+
+class Stock:
+    """The licences that are free, and those who are next to have them: as many of each as there are, in their order."""
+
+    def __init__(self, free: Mapping[str, int], due: Iterable[Pick] = ()):
+        self.free = dict(free)
+        self._due = {pick.node: pick for pick in due}
+        self._taken: set[tuple[str, NodeKey]] = set()
+        self._gone: set[tuple[str, NodeKey]] = set()  # these, and those that do not fit for another reason
+
+    def has(self, pick: Pick) -> bool:
+        """Whether a node may still go in this turn, as far as licences are concerned."""
+        return not pick.license or (self.free[pick.license] > 0 and pick.node not in self._gone)
+
+    def is_due(self, pick: Pick) -> bool:
+        return pick.node in self._due
+
+    def is_short(self, job_hash: str, key: NodeKey, name: str) -> bool:
+        """Whether a node did not go for want of a licence: there is none, or what is left is for others."""
+        node = (job_hash, key)
+        return node not in self._taken and (self.free[name] <= 0 or node not in self._due)
+
+    def take(self, pick: Pick) -> None:
+        """A node goes."""
+        if pick.license:
+            self._taken.add(pick.node)
+            self._gone.add(pick.node)
+            self.free[pick.license] -= 1
+
+    def skip(self, pick: Pick) -> None:
+        """A node does not fit, licence or not."""
+        if pick.license:
+            self._gone.add(pick.node)
+
+    def instead(self, pick: Pick, rooms: Mapping[str, Sequence["Room"]]) -> Pick:
+        """The node that goes where it is the turn of ``pick``."""
+        if not pick.license or pick.node in self._due:
+            return pick
+        others = (one for one in self._due.values() if one.license == pick.license and self.has(one))
+        return next((one for one in others if not _full(rooms.get(one.user, ()))), pick)
 
 
 class Shares:
@@ -79,15 +129,17 @@ class Shares:
         rooms: Mapping[str, Sequence[Room]],
         free: int,
         total: int,
+        stock: Stock | None = None,
     ) -> list[Pick]:
-        """What starts now, of each user's jobs in order of submission. ``rooms`` are counted down.
+        """What starts now, of each user's jobs in order of submission. ``rooms`` and ``stock`` are counted down.
 
         ``free`` of ``total`` cores: no node takes more than ``total``.
         """
         self._welcome(waiting.keys() | running.keys())
         known = {part.job_hash for parts in waiting.values() for part in parts}
         self._overtaken = {node: times for node, times in self._overtaken.items() if node[0] in known}
-        lines = {user: _line(user, parts, rooms.get(user, ())) for user, parts in waiting.items()}
+        stock = stock or Stock({})
+        lines = {user: _line(user, parts, rooms.get(user, ()), stock) for user, parts in waiting.items()}
         heap = [(self.share(user, running.get(user, ())), self._served.get(user, 0), user) for user in lines]
         heapq.heapify(heap)
         busy = {user for user, nodes in running.items() if nodes}
@@ -99,25 +151,32 @@ class Shares:
             pick = next(lines[user], None)
             if pick is None:
                 continue
+            if (other := stock.instead(pick, rooms)) is not pick:
+                lines[user] = itertools.chain(_still(pick, rooms.get(user, ()), stock), lines[user])
+                pick = other
             if pick.cores > free:
-                node = passed.setdefault(user, (pick.job_hash, pick.key))
-                if user not in busy or self._overtaken.get(node, 0) >= total:
+                node = passed.setdefault(pick.user, pick.node)
+                if pick.user not in busy or self._overtaken.get(node, 0) >= total:
                     break
+                stock.skip(pick)
                 looked[user] += 1
                 if looked[user] < _DEPTH:
                     heapq.heappush(heap, (share, self._served.get(user, 0), user))
                 continue
             picks.append(pick)
+            stock.take(pick)
             self._turns += 1
-            self._served[user] = self._turns
-            self._overtaken.pop((pick.job_hash, pick.key), None)
+            self._served[pick.user] = self._turns
+            self._overtaken.pop(pick.node, None)
             for node in passed.values():
                 self._overtaken[node] = self._overtaken.get(node, 0) + 1
             free -= pick.cores
-            busy.add(user)
-            for room in () if pick.key == PREPARE else rooms.get(user, ()):
+            busy.add(pick.user)
+            for room in () if pick.key == PREPARE else rooms.get(pick.user, ()):
                 room.left -= 1
-            heapq.heappush(heap, (share + pick.cores * self._usual, self._turns, user))
+            if pick.user == user:
+                share += pick.cores * self._usual
+            heapq.heappush(heap, (share, self._served.get(user, 0), user))
         return picks
 
     def order(self, queues: Mapping[str, Sequence[str]], running: Mapping[str, Sequence[Running]]) -> list[str]:
@@ -137,10 +196,22 @@ class Shares:
         self._served = {user: turn for user, turn in self._served.items() if user in present}
 
 
-def _line(user: str, parts: Sequence[Waiting], rooms: Sequence[Room]) -> Iterator[Pick]:
-    """A user's candidates one after the other; those that have no room, at the moment they are asked for, left out."""
+def _line(user: str, parts: Sequence[Waiting], rooms: Sequence[Room], stock: Stock) -> Iterator[Pick]:
+    """A user's candidates one after the other; those that have no room or no licence, when asked for, left out."""
     for part in parts:
         for key, cores in part.ready:
-            if key != PREPARE and any(room.left <= 0 for room in rooms):
+            if key != PREPARE and _full(rooms):
                 break  # all of this job's are nodes
-            yield Pick(user, part.job_hash, key, cores)
+            pick = Pick(user, part.job_hash, key, cores, part.licenses.get(key, ""))
+            if stock.has(pick):
+                yield pick
+
+
+def _still(pick: Pick, rooms: Sequence[Room], stock: Stock) -> Iterator[Pick]:
+    """A candidate in whose place another went: once more, when it is asked for."""
+    if stock.has(pick) and not _full(rooms):
+        yield pick
+
+
+def _full(rooms: Sequence[Room]) -> bool:
+    return any(room.left <= 0 for room in rooms)

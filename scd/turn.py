@@ -14,14 +14,14 @@ from .live import LiveJob, over
 from .metrics import Metrics
 from .model import PREPARE, Attempt, NodeKey, Plan
 from .orders import Orders
-from .placement import LOCAL, Misplaced, Partition, check, more_memory, place, preparation
+from .placement import LOCAL, Misplaced, Partition, check, check_license, more_memory, place, preparation
 from .states import JobState, NodeState
 from .store import JobStore
 
 # SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
 _TIMEOUT_MARGIN = 5.0
 
-Charged = Callable[[str, Attempt], None]  # told of each node's end, with its user
+Charged = Callable[[LiveJob, Attempt], None]  # told of each node's end
 
 
 class Turn:
@@ -142,7 +142,7 @@ class Turn:
         if attempt.key == PREPARE:
             await self._prepared(live, seen, recorded)
         else:
-            self._charged(live.job.user, ended)
+            self._charged(live, ended)
             live.elapsed[attempt.key] = seen.elapsed
             live.recorded[attempt.key] = recorded
             await self._move_node(live, attempt.key, state, reason)
@@ -190,6 +190,7 @@ class Turn:
             where = place(self._config, node, user)
             if node.status is NodeState.PENDING:
                 check(where, self._partitions, str(node.key))
+                check_license(self._config, node)
             found[node.key] = where.cores
         return found
 

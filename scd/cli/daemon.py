@@ -25,22 +25,22 @@ class NotAllowed(ScdError):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str):
-        super().__init__("localhost", timeout=_DEADLINE)
+    def __init__(self, path: str, deadline: float):
+        super().__init__("localhost", timeout=deadline)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_DEADLINE)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
 
 
-def ask(config: Config, method: str, *path: str, query: str = "") -> dict[str, Any]:
+def ask(config: Config, method: str, *path: str, query: str = "", deadline: float = _DEADLINE) -> dict[str, Any]:
     """The daemon's answer. Raises DaemonDown, NotAllowed, NotRunning (any 404) or ScdError with its message."""
     if not config.unix_sockets:
         raise DaemonDown("[server] listen has no unix: address, and scdctl speaks to scd by one.")
     where = config.unix_sockets[0]
-    connection = _UnixConnection(where)
+    connection = _UnixConnection(where, deadline)
     try:
         connection.request(method, "/" + "/".join(quote(part, safe="") for part in path) + query)
         response = connection.getresponse()

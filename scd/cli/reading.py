@@ -4,15 +4,17 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlencode
 
 import msgspec
 
+from ..board import Waits
 from ..config import DEFAULT_FILE, Config, Paths, Server, files_of, load
 from ..errors import NoResults, ScdError, UnknownJob
-from ..listing import Query, Record, describe, find, list_jobs, list_nodes
+from ..listing import Query, Record, Waiting, describe, find, list_jobs, list_nodes, unknown
 from ..logs import read_log
 from ..model import NodeKey
 from ..spool import Spool
@@ -20,6 +22,7 @@ from ..store import Database, JobStore
 from .daemon import DaemonDown, NotAllowed, ask
 
 _PIECE = 64 * 2**20  # bytes of a log at a time
+_PATIENCE = 3.0  # with a daemon that is asked for no more than a column
 
 
 class NoDatabase(ScdError):
@@ -54,13 +57,24 @@ class Disk:
         self._config, self._store = config, store
 
     async def jobs(self, query: Query) -> list[Record]:
-        return await list_jobs(self._store, query)
+        return await list_jobs(self._store, query, await self._waiting())
 
     async def nodes(self, query: Query) -> list[Record]:
-        return await list_nodes(self._store, query)
+        return await list_nodes(self._store, query, await self._waiting())
 
     async def job(self, prefix: str) -> Record:
-        return await describe(self._store, await find(self._store, prefix))
+        job_hash = await find(self._store, prefix)
+        return await describe(self._store, job_hash, await self._waiting(f"?job={job_hash}"))
+
+    async def _waiting(self, query: str = "") -> Waiting:
+        """Why jobs and nodes wait: the daemon works it out, and it is in no table."""
+        asked = partial(ask, self._config, "GET", "admin", "waiting", query=query, deadline=_PATIENCE)
+        try:
+            answer = await asyncio.to_thread(asked)
+        except ScdError:
+            return unknown
+        found = msgspec.convert(answer["waiting"], dict[str, Waits])
+        return lambda job_hash: found.get(job_hash) or Waits()
 
     async def log(self, job_hash: str, key: NodeKey, offset: int) -> Piece:
         """Of a node that runs only the daemon can read, inside its sandbox."""

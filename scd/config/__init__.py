@@ -10,6 +10,7 @@ from .sections import (
     Duration,
     Group,
     Ldap,
+    License,
     Limits,
     Local,
     Pam,
@@ -27,8 +28,8 @@ from .sections import (
 from .settings import Settings
 
 __all__ = [
-    "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Ldap", "Limits", "Local", "Pam",
-    "Paths", "Route", "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of",
+    "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Ldap", "License", "Limits", "Local",
+    "Pam", "Paths", "Route", "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of",
     "is_loopback", "load",
     "render", "split_address",
 ]  # fmt: skip

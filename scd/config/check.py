@@ -37,6 +37,9 @@ _OWN_OPTIONS = frozenset({
     "--version", "--ignore-pbs", "--kill-on-invalid-dep", "--time-min", "--mem-per-cpu", "--mem-per-gpu",
 })  # fmt: skip
 
+_LICENSE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SLURM_LICENSE = re.compile(r"[A-Za-z0-9_.-]{1,64}(@[A-Za-z0-9_.-]{1,64})?")
+_TOOL = re.compile(r"[^/\s]+(/[^/\s]+)?")
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]+)+")
 ACCOUNT = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 
@@ -233,6 +236,24 @@ def _slurm(config: Config) -> Iterator[tuple[str, str]]:
             yield f"slurm.{key}", f"must be {least} to {most}"
 
 
+def _licenses(config: Config) -> Iterator[tuple[str, str]]:
+    owners: dict[str, str] = {}
+    for name, wanted in config.licenses.items():
+        if not _LICENSE.fullmatch(name):
+            yield f"licenses.{name}", "a licence's name holds letters, digits and _.-"
+        if wanted.count < 0:
+            yield f"licenses.{name}.count", "must be 0 (no node may have one) or more"
+        if wanted.slurm and not _SLURM_LICENSE.fullmatch(wanted.slurm):
+            yield f"licenses.{name}.slurm", f"{wanted.slurm!r} is not a licence as Slurm has it: vcs, or vcs@server"
+        for tool in wanted.tools:
+            if not _TOOL.fullmatch(tool):
+                yield f"licenses.{name}.tools", f"{tool!r} is not a tool as vcs, or one task of it as calibre/drc"
+            elif owners.setdefault(tool, name) != name:
+                yield f"licenses.{name}.tools", f"{tool} needs {owners[tool]} already: a node holds one licence"
+    if config.licenses and config.slurm is not None and "--licenses" in config.slurm.allow_options:
+        yield "slurm.allow_options", "--licenses is scd's own to give, since there are [licenses]"
+
+
 def _paths(config: Config) -> Iterator[tuple[str, str]]:
     for name in ("state", "spool", "cache"):
         if not os.path.isabs(getattr(config.paths, name)):
@@ -287,5 +308,6 @@ _RULES = (
     _isolation,
     _accounts,
     _slurm,
+    _licenses,
     _runtimes,
 )

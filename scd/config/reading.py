@@ -37,6 +37,7 @@ def load(file: Path | None = None) -> Config:
     for path in files:
         _merge(merged, _read(path), origins, path)
     _spread_limits(merged)
+    _write_out_licenses(merged, origins)
     try:
         config = msgspec.convert(merged, Config, dec_hook=_decode_unit)
     except msgspec.ValidationError as error:
@@ -98,6 +99,15 @@ def _inherit(owners: object, shared: Mapping[str, Any]) -> None:
 def _unlimited(table: Mapping[str, Any]) -> dict[str, Any]:
     """``"unlimited"`` becomes None."""
     return {key: None if value == UNLIMITED else value for key, value in table.items()}
+
+
+def _write_out_licenses(merged: dict[str, Any], origins: dict[str, Path]) -> None:
+    """``vcs = 4`` becomes a table as the others, each with all its keys."""
+    licenses = merged.get("licenses", {})
+    for name, value in list(licenses.items()) if isinstance(licenses, dict) else []:
+        if not isinstance(value, dict):
+            origins[f"licenses.{name}.count"] = origins[f"licenses.{name}"]
+        licenses[name] = {"tools": [name], "slurm": name} | (value if isinstance(value, dict) else {"count": value})
 
 
 def _decode_unit(kind: type, value: object) -> object:

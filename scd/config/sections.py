@@ -135,6 +135,14 @@ class Slurm(Section, frozen=True):
     parallel: int = 8
 
 
+class License(Section, frozen=True):
+    """``vcs = 4`` is short for a table with this count. The others, if they are not said, are read as the name."""
+
+    count: int
+    tools: tuple[str, ...] = ()  # or tool/task
+    slurm: str = ""  # "": Slurm is not told
+
+
 class SharedLimits(Section, frozen=True):
     """What several users may have together. None is unlimited."""
 
@@ -197,6 +205,7 @@ class Config(Section, frozen=True):
     dispatch: Dispatch = Dispatch()
     local: Local = Local()
     slurm: Slurm | None = None
+    licenses: dict[str, License] = {}
     limits: Limits = Limits()
     groups: dict[str, Group] = {}
     users: dict[str, User] = {}

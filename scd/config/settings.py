@@ -15,7 +15,7 @@ from .sections import Budget, Config
 _LIVE = (
     "server.terms", "server.terms_file", "server.drain", "server.pre_upload", "server.progress_interval",
     "server.max_upload", "server.max_manifest", "paths.min_free", "auth", "dispatch.retries", "local.cores",
-    "local.on_stop", "limits", "groups", "users",
+    "local.on_stop", "licenses", "limits", "groups", "users",
 )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ QUERY_DEADLINE = 30.0
 _FORMAT = "%A|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
 _NAME = re.compile(r"scd-[0-9a-f]{32}-[0-9]{1,9}\.[0-9]{1,9}")
 _ID = re.compile(r"[0-9]{1,18}")
+_LICENSE = re.compile(r"^LicenseName=(\S+)", re.MULTILINE)
 _UNTOLD = re.compile(r"[^A-Za-z0-9_./=@+-]+")
 _MEGABYTE = 2**20
 _MOST_WORDS = 300
@@ -151,6 +152,8 @@ def sbatch(name: str, comment: str, directory: str, placement: Placement) -> lis
         options.append(f"--time={math.ceil(placement.time / 60)}")
     if placement.begin:
         options.append(f"--begin={placement.begin}")
+    if placement.license:
+        options.append(f"--licenses={placement.license}:1")
     return ["sbatch", *options]
 
 
@@ -240,6 +243,15 @@ def partitions(answer: Answer) -> dict[str, Partition] | None:
             )
         found[own.name] = own
     return found
+
+
+def show_licenses() -> list[str]:
+    return ["scontrol", "--oneliner", "show", "licenses"]
+
+
+def licenses(answer: Answer) -> frozenset[str] | None:
+    """The licences that Slurm knows, None if the answer says nothing. There may be none: it says so in a sentence."""
+    return frozenset(_LICENSE.findall(answer.out)) if answer.code == 0 else None
 
 
 def _literal(path: str) -> str:

@@ -6,6 +6,7 @@ New releases bring new ones: what is not known is shown as it is, and ends nothi
 import re
 from typing import NamedTuple
 
+from ..placement import in_words
 from ..states import NodeState
 from .slurm_cli import QueueRow
 
@@ -34,7 +35,7 @@ _WAITING = {
     "PartitionTimeLimit": f"it asks for more time than the partition gives: {_NEVER}",
     "PartitionNodeLimit": f"it asks for more nodes than the partition gives: {_NEVER}",
     "PartitionConfig": f"no node of the partition has what it asks for: {_NEVER}",
-    "Licenses": "waiting for licenses",
+    "Licenses": "waiting for a licence",
     "Reservation": "waiting for a reservation",
     "NodeDown": "the node that it needs is down",
     "Cleaning": "being put back into the queue",
@@ -59,11 +60,13 @@ _RUNNING = {
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
-def waiting(row: QueueRow) -> str:
-    """Why a node does not run, "" if there is nothing to say."""
+def waiting(row: QueueRow, licence: str = "") -> str:
+    """Why a node does not run that asked for ``licence``, "" if there is nothing to say."""
     if not row.pending:
         return _RUNNING.get(row.state, f"Slurm says {row.state}")
     reason = _CONTROL.sub(" ", row.reason)[:200]
+    if licence and reason == "Licenses":
+        return f"waiting for {in_words(licence)} in Slurm"
     if reason in _WAITING:
         return _WAITING[reason]
     for start, words in _WAITING_STARTS:

@@ -128,7 +128,7 @@ class Submission:
             self._over = None
         elif self._over is None:
             self._over = now
-        self.seen.waiting = "" if row.has_ended else waiting(row)
+        self.seen.waiting = "" if row.has_ended else waiting(row, self.spec.placement.license)
 
     def _take(self, record: Record) -> bool:
         """Whether the record made sense."""

@@ -107,6 +107,7 @@ def serve(ground: Ground) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end it, and who sends it wants a reload
     os.umask(0o077)
     children: set[int] = set()
     with _listen(ground) as listener:
@@ -170,7 +171,7 @@ def _accept(listener: socket.socket, ground: Ground, children: set[int]) -> None
 def _answer(connection: socket.socket, ground: Ground) -> None:
     """In the child. Whatever goes wrong is its own end, and no one else's."""
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     signal.alarm(_CHILD_DEADLINE)
     connection.settimeout(_PATIENCE)

@@ -35,6 +35,7 @@ class Admin:
             Route("/admin/jobs", self.jobs, methods=["GET"]),
             Route("/admin/jobs/{prefix}", self.job, methods=["GET"]),
             Route("/admin/nodes", self.nodes, methods=["GET"]),
+            Route("/admin/waiting", self.waiting, methods=["GET"]),
             Route("/admin/cancel/{job_hash}", self.cancel, methods=["POST"]),
             Route("/admin/delete/{job_hash}", self.delete, methods=["POST"]),
             Route("/admin/drain", self.drain, methods=["POST"]),
@@ -46,16 +47,29 @@ class Admin:
 
     async def jobs(self, request: Request) -> Response:
         """``{"version", "jobs"}``, of query ``query``: a listing.Query in JSON."""
-        return _answer("jobs", await list_jobs(self._s.store, await self._query(request)))
+        return _answer("jobs", await list_jobs(self._s.store, await self._query(request), self._s.scheduler.waits))
 
     async def nodes(self, request: Request) -> Response:
-        return _answer("nodes", await list_nodes(self._s.store, await self._query(request)))
+        return _answer("nodes", await list_nodes(self._s.store, await self._query(request), self._s.scheduler.waits))
 
     async def job(self, request: Request) -> Response:
         """``{"version", "jobs"}`` of one job and all that is known of it, by the beginning of its hash."""
         users = await seen_by(request, self._s.settings.config)
         job_hash = await find(self._s.store, request.path_params["prefix"], users)
-        return _answer("jobs", [await describe(self._s.store, job_hash)])
+        return _answer("jobs", [await describe(self._s.store, job_hash, self._s.scheduler.waits)])
+
+    async def waiting(self, request: Request) -> Response:
+        """``{"version", "waiting"}``: why each unfinished job waits, and its nodes; or of the query's ``job`` alone.
+
+        For those who read all else in the database.
+        """
+        only_administrator(request)
+        found = {}
+        job = request.query_params.get("job")
+        for job_hash in self._s.scheduler.unfinished() if job is None else [check_hash(job)]:
+            found[job_hash] = self._s.scheduler.waits(job_hash)
+            await asyncio.sleep(0)  # there may be thousands
+        return JsonAnswer({"version": VERSION, "waiting": found})
 
     async def cancel(self, request: Request) -> Response:
         """``{"message", "success"}``; 404 if the job is not running, or not the caller's."""

@@ -37,8 +37,9 @@ class Monitor:
         self._audience = audience
         self._places = places
         self._readers = [ipaddress.ip_network(reader) for reader in readers]
-        self._census = scheduler.census()
+        self._census, self._licenses = scheduler.census(), scheduler.licenses()
         metrics.add(self._unfinished)
+        metrics.add(self._in_use)
         metrics.add(self._able)
         metrics.add(self._disks)
 
@@ -48,7 +49,7 @@ class Monitor:
             raise Forbidden("The metrics are for the Unix socket, and for the addresses in [server] metrics.")
         await self._health.look()
         # The census is of the event loop; disks that hang must not hold it up.
-        self._census = self._scheduler.census()
+        self._census, self._licenses = self._scheduler.census(), self._scheduler.licenses()
         return Response(await asyncio.to_thread(self._metrics.text), media_type=CONTENT_TYPE)
 
     def _may_read(self, request: Request) -> bool:
@@ -71,6 +72,15 @@ class Monitor:
             by_node.add_metric([node], nodes[node])
         yield by_job
         yield by_node
+
+    def _in_use(self) -> Iterator[Metric]:
+        held = GaugeMetricFamily("scd_licenses_in_use", "Licences that nodes hold, by name.", labels=["license"])
+        count = GaugeMetricFamily("scd_licenses", "Licences that scd gives out, by name.", labels=["license"])
+        for name, (used, of) in self._licenses.items():
+            held.add_metric([name], used)
+            count.add_metric([name], of)
+        yield held
+        yield count
 
     def _able(self) -> Iterator[Metric]:
         able = GaugeMetricFamily("scd_executor_up", "1 if an executor can start nodes.", labels=["executor"])

@@ -126,7 +126,8 @@ class Pages:
             return self._answer(request, visitor, "gone.html", {"title": "A deleted job", "job": job})
         view = self._s.board.get(job.job_hash)  # before the rows, which are then at least as new
         nodes, attempts = await self._s.store.nodes(job.job_hash), await self._s.store.attempts(job.job_hash)
-        values = await asyncio.to_thread(job_values, job, view, nodes, attempts)
+        waits = self._s.scheduler.waits(job.job_hash)
+        values = await asyncio.to_thread(job_values, job, view, nodes, attempts, waits)
         values |= {"follow": not job.state.ended, "revision": view.version if view is not None else 0}
         return await asyncio.to_thread(self._answer, request, visitor, "job.html", values)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from ..board import JobView
+from ..board import JobView, Waits
 from ..model import Attempt, Job, Node, NodeKey, Plan
 from ..states import JobState, NodeState
 from ..units import format_duration, format_size
@@ -34,7 +34,9 @@ class Row(msgspec.Struct, frozen=True):
     ran: bool
 
 
-def job_values(job: Job, view: JobView | None, nodes: Sequence[Node], attempts: Sequence[Attempt]) -> dict[str, Any]:
+def job_values(
+    job: Job, view: JobView | None, nodes: Sequence[Node], attempts: Sequence[Attempt], waits: Waits
+) -> dict[str, Any]:
     """What the template wants. Takes some tens of milliseconds for hundreds of nodes: call it from a thread."""
     plan = job.decoded_plan()
     by_key = {node.key: node for node in nodes}
@@ -42,7 +44,7 @@ def job_values(job: Job, view: JobView | None, nodes: Sequence[Node], attempts: 
     last = {attempt.key: attempt for attempt in attempts}
     running = {key: node.seconds() for key, node in view.nodes.items() if node.elapsed is None} if view else {}
     rows = [
-        _row(by_key[node.key], node.tool, node.key_inputs, last.get(node.key), running.get(node.key))
+        _row(by_key[node.key], node.tool, node.key_inputs, last.get(node.key), running.get(node.key), waits)
         for node in planned
     ]
     done = sum(row.state.done for row in rows)
@@ -51,7 +53,7 @@ def job_values(job: Job, view: JobView | None, nodes: Sequence[Node], attempts: 
         "job": job, "rows": rows, "drawn": drawn, "title": f"{job.design} {job.jobname}: {job.state}",
         "states": {row.key: row.state for row in rows}, "numbers": {row.key: row.n for row in rows},
         "failed": job.state in (JobState.FAILED, JobState.REJECTED, JobState.TIMEOUT),
-        "reason": job.reason or (view.reason if view is not None and not job.state.ended else ""),
+        "reason": waits.reason or job.reason,
         "progress": f"{done} of {len(rows)} nodes" if rows and not job.state.ended else "",
         # Another one means that more than values has changed.
         "shape": f"{job.generation}{'e' if job.state.ended else 'l'}{len(rows)}",
@@ -66,8 +68,9 @@ def _drawn(raw_plan: bytes) -> Picture:
 
 
 def _row(
-    node: Node, tool: str | None, inputs: Sequence[NodeKey], attempt: Attempt | None, running: float | None
-) -> Row:
+    node: Node, tool: str | None, inputs: Sequence[NodeKey], attempt: Attempt | None, running: float | None,
+    waits: Waits,
+) -> Row:  # fmt: skip
     """``running``: the seconds so far, by the monotonic clock."""
     seconds = int(running) if running is not None and node.state is NodeState.RUNNING else None
     elapsed = attempt.elapsed if attempt is not None and seconds is None else None
@@ -77,7 +80,8 @@ def _row(
     return Row(
         n=node.n, key=node.key, state=node.state, attempts=node.attempt, tool=tool or "",
         inputs=f"{named} and {len(inputs) - _MOST_INPUTS} more" if len(inputs) > _MOST_INPUTS else named,
-        reason=node.reason, started=attempt.started if attempt is not None else None,
+        reason=node.reason if node.state.done else waits.nodes.get(str(node.key), node.reason),
+        started=attempt.started if attempt is not None else None,
         time=format_duration(seconds) if seconds is not None else "" if elapsed is None else _duration(elapsed),
         cpu="" if cpu is None else f"{cpu:.2f} s", memory="" if memory is None else format_size(memory),
         seconds=seconds, ran=node.attempt > 0,

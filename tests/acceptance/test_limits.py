@@ -74,6 +74,17 @@ def jobs(daemon: Daemon, user: str) -> list[str]:
     return [str(row["job_hash"]) for row in daemon.rows("SELECT job_hash FROM jobs WHERE user = ?", user)]
 
 
+def test_a_job_that_waits_for_a_licence(tmp_path: Path, new_daemon: NewDaemon) -> None:
+    """The first client's node holds it for longer than the second needs to be prepared."""
+    daemon = new_daemon("[local]\ncores = 2\n[licenses]\nexecute = 1\n")
+    first = start_client(tmp_path / "first", "work", daemon, "script=sleep 15", "threads=1")
+    wait_until(lambda: daemon.rows("SELECT 1 FROM nodes WHERE step = 'work' AND state = 'running'"), "nothing runs", 90)
+    report = run_client(tmp_path / "second", "work", daemon, "script=true", "threads=1")
+    assert "work/0: waiting for an execute licence (1 of 1 in use)" in report["log"], report["log"]
+    assert report["statuses"]["work/0"] == "success", "it waits for ever"
+    assert "Job status: completed" in first.communicate(timeout=90)[0]
+
+
 def test_a_job_that_runs_out_of_compute_time(tmp_path: Path, limited: Daemon) -> None:
     report = run(tmp_path, limited, "short", "work", "script=sleep 300", "threads=1")
     assert "Job status: timeout" in report["log"], report["log"]

@@ -1,4 +1,4 @@
-"""Jobs in cgroups of their own, under the real units of a real systemd.
+"""Jobs in cgroups of their own, and secrets as credentials, under the real units of a real systemd.
 
 That takes a machine where systemd has the unified hierarchy and the units may be installed: a second one, which the
 last test starts and in which it runs the others.
@@ -16,6 +16,7 @@ import pytest
 from .. import vm
 from ..gateway import who
 from ..harness import ROOT, RUNTIME, Daemon, wait_until
+from .front import certificate
 from .submission import collected, manifest, set_value
 
 INSIDE = bool(os.environ.get("SCD_TEST_INSIDE"))
@@ -164,6 +165,41 @@ def test_jobs_wait_while_their_place_is_gone(service: Service) -> None:
 
 
 @inside
+def test_the_configuration_and_the_certificates_key_as_credentials(service: Service) -> None:
+    """As the unit's comments say: both files are root's alone, and scd, which is not root, starts with them."""
+    found, key = certificate(service.directory, "scd")
+    before = service.file.read_text()
+    tls = f'[server]\ntls_certificate = "{found}"\ntls_key = "scd.key"\n'
+    service.file.write_text(before.replace("[server]\n", tls))
+    for path, mode in ((key, 0o600), (service.file, 0o600), (found, 0o644)):
+        path.chmod(mode)
+    unit = (ROOT / "systemd" / "scd.service").read_text()
+    examples = [line[1:] for line in unit.splitlines() if line.startswith("#LoadCredential=")]
+    assert [line.partition(":")[0] for line in examples] == ["LoadCredential=scd.toml", "LoadCredential=scd.key"]
+    start = f"ExecStart=\nExecStart={sys.executable} -m scd.daemon -c %d/scd.toml"
+    extra = UNITS / "scd.service.d" / "zz-credentials.conf"
+    extra.write_text("\n".join(["[Service]", *examples, start, ""]))
+    refused = subprocess.run(["setpriv", "--reuid=scd", "--regid=scd", "--clear-groups", "cat", key, service.file],
+                             capture_output=True)  # fmt: skip
+    assert refused.stdout == b"", "scd's account can read what is root's alone"
+    systemctl("daemon-reload")
+    try:
+        systemctl("restart", "scd")
+        asked = ("curl", "-sf", "--cacert", str(found), "https://localhost:8080/healthz")
+        wait_until(
+            lambda: subprocess.run(asked, capture_output=True).returncode == 0,
+            f"it does not answer by TLS:\n{service.said()}", timeout=SLOW,
+        )  # fmt: skip
+    finally:
+        extra.unlink()
+        service.file.write_text(before)
+        service.file.chmod(0o644)
+        systemctl("daemon-reload")
+        systemctl("restart", "scd")
+    wait_until(service.answers, f"it does not come again:\n{service.said()}", timeout=SLOW)
+
+
+@inside
 def test_with_accounts_too(service: Service) -> None:
     """The launcher makes them, and the account cannot change them."""
     systemctl("stop", "scd.socket", "scd")
@@ -195,6 +231,6 @@ def test_in_a_machine_with_systemd(tmp_path: Path) -> None:
     if reason := vm.why_not():
         pytest.skip(reason)
     command = f"SCD_TEST_INSIDE=1 {sys.executable} -m pytest -p no:cacheprovider -v {Path(__file__).relative_to(ROOT)}"
-    status, said = vm.run(command, tmp_path, RUNTIME, cwd=ROOT, timeout=1500)
+    status, said = vm.run(command, tmp_path, RUNTIME, cwd=ROOT, timeout=2400)
     assert status == 0, said
-    assert re.search(r"7 passed, 1 skipped", said), said
+    assert re.search(r"8 passed, 1 skipped", said), said

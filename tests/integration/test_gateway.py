@@ -232,6 +232,18 @@ def test_jobs_wait_for_a_launcher_that_is_down(gateway: Gateway) -> None:
     assert gateway.finish("alice", job_hash)["status"] == "completed"
 
 
+def test_a_hangup_does_not_end_the_launcher_and_what_it_starts_hears_it(gateway: Gateway) -> None:
+    assert gateway.launcher is not None
+    gateway.launcher.send_signal(signal.SIGHUP)
+    job_hash = gateway.running("alice", "sleep 30")
+    assert gateway.launcher.poll() is None, gateway.logs()
+    ignored = next(line.split()[1] for line in Path(f"/proc/{gateway.pid_of(job_hash, 'started')}/status").read_text()
+                   .splitlines() if line.startswith("SigIgn:"))  # fmt: skip
+    assert not int(ignored, 16) & 1, "a node ignores SIGHUP, since the launcher does"
+    gateway.post("/cancel_job/", {"job_hash": job_hash, **who("alice")})
+    gateway.finish("alice", job_hash)
+
+
 # -- who asks the launcher for what
 
 

@@ -134,12 +134,15 @@ def test_running_nodes_have_a_limit_and_their_user_is_told(new_daemon: NewDaemon
     daemon = new_daemon(
         "[local]\ncores = 4\n[limits]\nmax_running_nodes = 1\n" + users("alice", "bob"),
     )
-    first, second = submitted(daemon, SLEEP, "alice"), submitted(daemon, SLEEP, "alice")
-    other = submitted(daemon, SLEEP, "bob")
+    first, other = submitted(daemon, SLEEP, "alice"), submitted(daemon, SLEEP, "bob")
     wait_until(lambda: running(daemon, "alice") == 1 == running(daemon, "bob"), "both users run one node", 60)
+    second = submitted(daemon, SLEEP, "alice")
     credentials = {"username": "alice", "key": "alice"}
     told = wait_for_text(daemon, second, "over your running-node limit of 1", credentials)
     assert told, "the second job does not say why it stands"
+    shown = ctl(daemon, "nodes", "-j", second, "-P", "-o", "step,status,reason").splitlines()
+    assert "get|pending|over your running-node limit of 1" in shown, shown
+    assert "work|pending|waiting for get/0" in shown, shown
     assert running(daemon, "alice") == 1
     daemon.post("/cancel_job/", {"job_hash": first, **credentials})
     wait_until(

@@ -26,7 +26,9 @@ READER = 'metrics = ["127.0.0.1"]'
 @pytest.fixture(scope="module")
 def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, list[str]]]:
     """A daemon that may be asked for its metrics, and its jobs: one failed, one runs, one waits."""
-    daemon = Daemon(tmp_path_factory.mktemp("scd"), "[local]\ncores = 1\n", server=READER).start()
+    daemon = Daemon(
+        tmp_path_factory.mktemp("scd"), "[local]\ncores = 1\n[licenses]\nexecute = 1\n", server=READER
+    ).start()
     jobs = []
     for flow, option in (("lint-builtin", "rtl=bad"), ("work", "script=sleep 600"), ("work", "script=sleep 601")):
         answer = daemon.submit(manifest(flow, option), collected(flow, option))
@@ -73,7 +75,7 @@ def test_nobody_is_named(worked: tuple[Daemon, list[str]]) -> None:
     text = httpx2.get(f"{daemon.url}/metrics").text
     assert not re.search(r"[0-9a-f]{32}", text)
     labels = {key for family in text_string_to_metric_families(text) for one in family.samples for key in one.labels}
-    assert labels == {"state", "executor", "endpoint", "status", "le", "directory", "version"}
+    assert labels == {"state", "executor", "endpoint", "status", "le", "directory", "version", "license"}
 
 
 def test_who_may_read(daemon: Daemon, worked: tuple[Daemon, list[str]]) -> None:

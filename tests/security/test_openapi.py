@@ -196,6 +196,10 @@ def _questions(
         asked[path, "get", 400] = local("GET", f"{path}?query=%7B%22limits%22:2%7D")
         asked[path, "get", 403] = lambda path=path: httpx2.get(f"{daemon.url}{path}")  # type: ignore[misc]
         asked[path, "get", 404] = local("GET", f"{path}?query=%7B%22jobs%22:[%22{UNKNOWN}%22]%7D")
+    waiting = "/admin/waiting"
+    asked[waiting, "get", 200] = local("GET", waiting)
+    asked[waiting, "get", 400] = local("GET", f"{waiting}?job=x")
+    asked[waiting, "get", 403] = lambda: httpx2.get(f"{daemon.url}{waiting}")
     one = "/admin/jobs/{prefix}"
     asked[one, "get", 200] = local("GET", f"/admin/jobs/{job[:8]}")
     asked[one, "get", 403] = lambda: httpx2.get(f"{daemon.url}/admin/jobs/{job}")

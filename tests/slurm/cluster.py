@@ -46,6 +46,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 DefMemPerCPU={memory_per_core}
+Licenses=execute:1
 ReturnToService=2
 KillWait=5
 MinJobAge=20

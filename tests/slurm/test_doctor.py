@@ -39,6 +39,16 @@ def test_partitions_and_options_that_are_not_there(site: Site) -> None:
     assert "Slurm's partition compute gives 02:00:00 at most (MaxTime)" in bad
 
 
+def test_licences_that_slurm_does_not_know(site: Site) -> None:
+    good, bad = doctor(site.daemon('[licenses]\nexecute = 1\nvcs = 4\n[licenses.own]\ncount = 1\nslurm = ""'))
+    assert [text.partition(": ")[0] for text in bad] == ["Slurm knows no licence vcs"]
+    assert "add Licenses=vcs:4 to slurm.conf" in bad[0]
+    assert "with SiliconCompiler" in good[-1], "what is good is not tried any more"
+    good, bad = doctor(site.daemon("[licenses]\nexecute = 1"))
+    assert not bad
+    assert good[1] == "Slurm knows the licences execute."
+
+
 def test_a_controller_that_is_not_there(site: Site, tmp_path: Path) -> None:
     daemon = site.daemon()
     wrong = tmp_path / "slurm.conf"

@@ -105,6 +105,30 @@ def test_why_a_node_waits_is_told(site: Site) -> None:
     assert finish(daemon, first) == finish(daemon, second) == "canceled"
 
 
+def test_slurm_counts_the_licences_of_what_runs_there(site: Site, slurm: Cluster) -> None:
+    daemon = site.daemon("[licenses]\nexecute = 1")
+    job_hash = submit(daemon, "workers", "script=sleep 300", "threads=1")
+    wait_until(
+        lambda: sorted(row["state"] for row in daemon.rows("SELECT state FROM nodes WHERE step = 'work'"))
+        == ["running", "submitted", "submitted", "submitted"],
+        "not one node runs and three wait", 90,
+    )  # fmt: skip
+    said_while_running(daemon, job_hash, "waiting for an execute licence in Slurm")
+    for attempt in attempts(daemon, job_hash):
+        assert "Licenses=execute:1 " in slurm.output("scontrol", "-o", "show", "job", attempt["handle"])
+    daemon.post("/cancel_job/", {"job_hash": job_hash})
+    assert finish(daemon, job_hash) == "canceled"
+
+
+def test_scd_counts_a_licence_that_slurm_does_not_know(site: Site) -> None:
+    daemon = site.daemon('[licenses.lmgrd]\ncount = 2\ntools = ["execute"]\nslurm = ""')
+    job_hash = submit(daemon, "workers", "script=sleep 300", "threads=1")
+    said_while_running(daemon, job_hash, "waiting for a lmgrd licence (2 of 2 in use)")
+    assert len(attempts(daemon, job_hash)) == 2, "nodes are in Slurm's queue for which there is no licence"
+    daemon.post("/cancel_job/", {"job_hash": job_hash})
+    assert finish(daemon, job_hash) == "canceled"
+
+
 def test_one_cancel_ends_what_runs_and_what_waits(site: Site, slurm: Cluster) -> None:
     daemon = site.daemon('cores = 8\nallow_options = ["--nodelist"]')
     job_hash = submit(daemon, "workers", "script=sleep 300", "threads=8", "sbatch=--nodelist=node1")

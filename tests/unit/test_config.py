@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from scd.config import Duration, load, render
+from scd.config import Duration, License, load, render
 from scd.errors import ConfigError
 
 Write = Callable[[str], Path]
@@ -94,6 +94,17 @@ def write(tmp_path: Path) -> Write:
         ("[local]\nprocesses = -1", "local.processes", "must be 0 (no limit of the job's own) or more"),
         (f'[users."a b"]\npassword_hash = "{HASH}"', "users.a b", "a user's name holds no white space"),
         (f'[users.""]\npassword_hash = "{HASH}"', "users.", "a user's name holds no white space"),
+        ("[licenses]\nvcs = -1", "licenses.vcs.count", "must be 0 (no node may have one) or more"),
+        ('[licenses]\nvcs = "4"', "licenses.vcs.count", "Expected `int`, got `str`"),
+        ("[licenses.vcs]\ntools = []", "licenses.*", "Object missing required field `count`"),
+        ("[licenses.vcs]\ncount = 1\nnumber = 2", "licenses.vcs.number", "there is no such key"),
+        ('[licenses]\n"v cs" = 1', "licenses.v cs", "a licence's name holds letters, digits and _.-"),
+        ('[licenses.drc]\ncount = 1\ntools = ["a/b/c"]', "licenses.drc.tools", "'a/b/c' is not a tool as vcs, or one"),
+        ('[licenses]\nvcs = 1\n[licenses.b]\ncount = 1\ntools = ["vcs"]', "licenses.b.tools",
+         "vcs needs vcs already: a node holds one licence"),
+        ('[licenses.vcs]\ncount = 1\nslurm = "vcs:2"', "licenses.vcs.slurm", "'vcs:2' is not a licence as Slurm"),
+        ('[licenses]\nvcs = 1\n[slurm]\nallow_options = ["--licenses"]', "slurm.allow_options",
+         "--licenses is scd's own to give, since there are [licenses]"),
         ("[users]\nalice = 4", "users.alice", "Expected `object`, got `int`"),
         (f'[users."a.b"]\npassword_hash = "{HASH}"\nfoo = 1', "users.a.b.foo", "there is no such key"),
         (f'[users.a.limits]\nfoo = 1\n[users.b]\npassword_hash = "{HASH}"\nfoo = 1', "users.a.limits.foo",
@@ -228,3 +239,11 @@ def test_whose_account_a_job_has(write: Write) -> None:
     assert [config.account_of(user) for user in ("a", "b", "gone", "")] == ["alice", "guest", "guest", "guest"]
     assert load(write("")).accounts == set()
     assert load(write("")).account_of("a") == ""
+
+
+def test_a_licence_in_short_and_at_length(write: Write) -> None:
+    config = load(write('[licenses]\nvcs = 4\n[licenses.calibre]\ncount = 2\ntools = ["calibre/drc"]\nslurm = ""'))
+    assert config.licenses["vcs"] == License(4, ("vcs",), "vcs")
+    assert config.licenses["calibre"] == License(2, ("calibre/drc",), "")
+    again = load(write(render(config)))
+    assert again.licenses == config.licenses, "what is shown does not read back"

@@ -28,7 +28,7 @@ def keys(section: type[msgspec.Struct] = Config, prefix: str = "") -> Iterator[t
         if inner is None or field.name == "pre_upload":
             yield prefix, field.name
         else:
-            yield from keys(inner, f"{name}.NAME" if field.name in ("users", "groups") else name)
+            yield from keys(inner, f"{name}.NAME" if field.name in ("users", "groups", "licenses") else name)
 
 
 def _kinds(kind: object) -> Iterator[type]:
@@ -57,9 +57,10 @@ def plain(page: str) -> str:
 @pytest.mark.parametrize(("table", "key"), sorted(set(keys())))
 def test_each_key_is_in_the_manual_and_in_the_sample(table: str, key: str) -> None:
     page = plain("scd.toml.5")
-    heading = {"runtime": "[[runtime]]", "dispatch.route": "[[dispatch.route]]", "users.NAME.limits": "[limits]"}.get(
-        table, f"[{table}]"
-    )
+    heading = {
+        "runtime": "[[runtime]]", "dispatch.route": "[[dispatch.route]]", "users.NAME.limits": "[limits]",
+        "licenses.NAME": "[licenses]",
+    }.get(table, f"[{table}]")  # fmt: skip
     section = page.partition(f".Ss {heading}")[2].partition(".Ss ")[0]
     assert re.search(rf"^\.It Ic (.* , )?{key}\b", section, re.MULTILINE), f"{table}.{key} is not in scd.toml(5)"
     sample = (ROOT / "etc" / "scd.toml").read_text()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scd.flowgraph import dropped, ready, settled, verdict
+from scd.flowgraph import dropped, ready, settled, verdict, waiting
 from scd.model import NodeKey, Plan, PlanNode
 from scd.states import JobState, NodeState
 
@@ -160,6 +160,22 @@ def test_inputs_before_from_count_as_there() -> None:
     assert dropped(flow, states(place=P, pick=P)) == set()
 
 
+def test_what_each_node_waits_for_is_said() -> None:
+    flow = plan(
+        node("syn"), node("bad"), node("place", "syn"), node("cts", "syn", "bad", "place"), node("drc", "cts"),
+        node("free"), node("pick", "skip", builtin=True), maxnodes=1,
+    )  # fmt: skip
+    now = states(syn=R, bad=OK, place=P, cts=P, drc=P, free=P, pick=P, skip=SKIP)
+    assert {str(found): why for found, why in waiting(flow, now).items()} == {
+        "place/0": "waiting for syn/0", "cts/0": "waiting for syn/0 and 1 more", "drc/0": "waiting for cts/0",
+        "free/0": "waiting for other nodes of its job", "pick/0": "will not run: no node before it succeeded",
+    }  # fmt: skip
+    now |= states(bad=ERR)
+    told = waiting(flow, now)
+    assert told[key("cts")] == told[key("drc")] == "will not run: bad/0 failed", "the cause is not named"
+    assert told[key("place")] == "waiting for syn/0"
+
+
 # -- breakpoints and maxnodes
 
 
@@ -304,6 +320,9 @@ def test_any_run_of_any_flow_ends(case: tuple[Plan, dict[NodeKey, NodeState]], d
         live = [found for found, state in now.items() if state in LIVE]
         assert set(offered) <= set(literal_ready(flow, now)), "a node may start that the rules forbid"
         assert not lost_before & set(offered), "a dropped node may start"
+        told = waiting(flow, now)
+        assert told.keys() == {found for found, state in now.items() if state is P}, "a node waits and nothing is said"
+        assert {found for found, why in told.items() if why.startswith("will not run")} == lost_before
         assert flow.maxnodes is None or len(live) + len(offered) <= max(flow.maxnodes, len(live))
         if not offered and not live:
             break

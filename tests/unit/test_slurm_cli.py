@@ -40,6 +40,13 @@ def test_the_queue_is_read_by_name() -> None:
     assert waiting.reason == DOWN, "a reason holds commas and spaces"
 
 
+def test_licences_are_read_by_name() -> None:
+    shown = "LicenseName=vcs Total=4 Used=1 Free=3 Reserved=0 Remote=no\nLicenseName=drc@flex Total=2 Used=0\n"
+    assert cli.licenses(Answer(0, shown, "")) == frozenset({"vcs", "drc@flex"})
+    assert cli.licenses(Answer(0, "No licenses configured in Slurm.\n", "")) == frozenset()
+    assert cli.licenses(Answer(1, "", "slurm_load_licenses error")) is None
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -119,13 +126,13 @@ def test_what_sbatch_means(answer: Answer, verdict: Verdict, text: str) -> None:
 def test_sbatch_is_told_everything_and_by_whom() -> None:
     placement = Placement(
         executor="slurm", cores=4, memory=3 * 2**30 + 1, time=61.0, partition="bigmem", account="vlsi",
-        begin="now+1hour", options=("--constraint=gpu", "--job-name=mine"),
+        begin="now+1hour", options=("--constraint=gpu", "--job-name=mine"), license="vcs@flex",
     )  # fmt: skip
     argv = cli.sbatch(f"scd-{HASH}-1.1", "job=1 node=a;b/0 user=x\ny", "/spool/a%j b", placement)
     for option in (
         "--no-requeue", "--export=NIL", "--cpus-per-task=4", "--mem=3073M", "--time=2", "--partition=bigmem",
         "--account=vlsi", "--begin=now+1hour", "--chdir=/spool/a%j b", "--output=/spool/a%%j b/output", "--parsable",
-        "--comment=job=1 node=a b/0 user=x y",
+        "--comment=job=1 node=a b/0 user=x y", "--licenses=vcs@flex:1",
     ):  # fmt: skip
         assert option in argv, shlex.join(argv)
     assert argv.index(f"--job-name=scd-{HASH}-1.1") > argv.index("--job-name=mine"), "the last one counts"
@@ -134,7 +141,9 @@ def test_sbatch_is_told_everything_and_by_whom() -> None:
 def test_what_is_not_asked_for_is_left_to_slurm() -> None:
     argv = cli.sbatch("n", "c", "/d", Placement(executor="slurm"))
     assert not [
-        option for option in argv if option.startswith(("--mem", "--time", "--partition", "--account", "--begin"))
+        option
+        for option in argv
+        if option.startswith(("--mem", "--time", "--partition", "--account", "--begin", "--licenses"))
     ]
 
 

@@ -71,6 +71,12 @@ def test_why_a_node_waits(state: str, reason: str, words: str) -> None:
     assert waiting(row(state, reason)) == words
 
 
+def test_a_node_that_waits_for_a_licence_names_it() -> None:
+    assert waiting(row("PENDING", "Licenses"), "innovus@flex") == "waiting for an innovus@flex licence in Slurm"
+    assert waiting(row("PENDING", "Licenses")) == "waiting for a licence"
+    assert waiting(row("PENDING", "Resources"), "vcs") == "waiting for resources"
+
+
 def test_what_slurm_did_explains_a_failure_and_a_failure_does_not() -> None:
     assert explains(row("TIMEOUT"))
     assert not explains(row("FAILED"))

@@ -8,7 +8,7 @@ import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -38,7 +38,7 @@ async def check_cluster(config: Config, file: Path | None) -> AsyncIterator[Find
 
 
 async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
-    """What a batch job needs, in its order; nothing comes after the first that is bad."""
+    """What a batch job needs, in its order; what cannot be without it is not tried after something bad."""
     if config.slurm is None:
         yield bad("slurm", "The configuration has no [slurm].", "add the table; docs/SLURM.md says how")
         return
@@ -61,6 +61,9 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
         except Misplaced as refusal:
             yield bad("slurm", str(refusal), "mend [slurm] partition, memory, time")
             return
+        known = cli.licenses(await slurm.ask(cli.show_licenses()))
+        for finding in _licenses(config, known) if known is not None else ():
+            yield finding
         try:
             runtimes = await Runtimes.probe(config)
             sandboxes = await isolate(config, runtimes, file, Path(config.paths.spool) / "sandbox")
@@ -75,6 +78,19 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
             yield await _probe(config, slurm, runtimes, sandboxes.get(next(iter(runtimes))[0].name), Path(place))
     finally:
         slurm.close()
+
+
+def _licenses(config: Config, known: frozenset[str]) -> Iterator[Finding]:
+    wanted = {one.slurm: name for name, one in config.licenses.items() if one.slurm}
+    for slurm, name in wanted.items():
+        if slurm not in known:
+            yield bad(
+                "slurm", f"Slurm knows no licence {slurm}: it refuses each node that needs one.",
+                f"add Licenses={slurm}:{config.licenses[name].count} to slurm.conf, or set [licenses.{name}] slurm: "
+                'to the name that Slurm has for it, or to "" to count it here',
+            )  # fmt: skip
+    if wanted and known.issuperset(wanted):
+        yield good("slurm", f"Slurm knows the licences {', '.join(sorted(wanted))}.")
 
 
 async def _probe(

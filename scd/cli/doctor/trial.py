@@ -11,7 +11,7 @@ from ...config import Config, Runtime
 from ...errors import ConfigError
 from ...launcher.isolation import isolate
 from ...launcher.sandbox import TEMPORARY, Sandbox
-from ...runtimes import Runtimes, ask, job_environment
+from ...runtimes import Runtimes, accepted, ask, job_environment
 from .apart import findings_of, print_findings
 from .finding import Finding, bad, good, note
 
@@ -34,7 +34,11 @@ async def examine(config: Config, file: Path) -> list[Finding]:
     except ConfigError as error:
         return [bad("runtime", error.message, "install SiliconCompiler there, or name another Python in [[runtime]]")]
     found = [
-        good("runtime", f"{runtime.name}: SiliconCompiler {versions.sc} in {runtime.python}.")
+        good(
+            "runtime",
+            f"{runtime.name}: SiliconCompiler {versions.sc} in {runtime.python}, of schema {versions.sc_schema}; "
+            f"it takes manifests of schema {accepted(runtime, versions)}.",
+        )
         for runtime, versions in runtimes
     ]
     with tempfile.TemporaryDirectory(prefix="scd-doctor-") as place:
