@@ -200,7 +200,7 @@ async def serve(settings: Settings, file: Path, account: str) -> None:
         )
         store, usage, board, metrics = JobStore(database), UsageStore(database), Board(), Metrics()
         scheduler = Scheduler(settings, store, usage, board, metrics)
-        sealing = Sealing(store, spool, launcher)
+        sealing = Sealing(settings, store, spool, launcher)
         local = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
         stack.push_async_callback(local.close)
         executor = Router([local])

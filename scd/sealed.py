@@ -31,6 +31,10 @@ class WrongKey(Forbidden):
     """These files are encrypted to another key than the one that was sent."""
 
 
+class NoKey(WrongKey):
+    """These files are encrypted to a key, and none was sent."""
+
+
 def sealed(path: Path) -> Path:
     """The name of a file once it is encrypted."""
     return path.with_name(path.name + SUFFIX)
@@ -74,6 +78,17 @@ def open_either(path: Path, private_key: bytes | None) -> IO[bytes]:
     return io.BufferedReader(_Decrypted(open_plain(sealed(path)), private_key), _CHUNK)
 
 
+def plain_size(path: Path) -> int:
+    """Bytes of the plain content of a file, whether it is sealed or not; nothing is decrypted.
+
+    Of a file that was cut off they are too few. Raises OSError: FileNotFoundError, or for one that is damaged.
+    """
+    with contextlib.suppress(FileNotFoundError), open(open_plain(path), "rb") as plain:
+        return os.fstat(plain.fileno()).st_size
+    with open(open_plain(sealed(path)), "rb") as source:
+        return _plain_size(source)
+
+
 def size_of(file: IO[bytes]) -> int:
     """Bytes of the plain content of what ``open_either`` opened."""
     raw = getattr(file, "raw", None)
@@ -88,7 +103,7 @@ class _Decrypted(io.RawIOBase):
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(open(fd, "rb", _BUFFER))
             if private_key is None:
-                raise WrongKey("These files are encrypted to a key, and none was sent.")
+                raise NoKey
             try:
                 own = identity(private_key)
             except DECRYPTION_ERRORS:

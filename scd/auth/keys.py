@@ -33,7 +33,7 @@ class PublicKey:
 
     def __init__(self, user: str, text: str):
         """Raises ConfigError naming ``user``."""
-        self.text = " ".join(text.split()[:2])
+        self.text = without_comment(text)
         self.stamp = self.text
         self._challenge = secrets.token_bytes(32)
         try:
@@ -54,6 +54,11 @@ class PublicKey:
             return hmac.compare_digest(decrypt_bytes(self._encrypted, private), self._challenge)
         except (*_MALFORMED, *DECRYPTION_ERRORS):
             return False
+
+
+def without_comment(public_key: str) -> str:
+    """A public key as it is compared and kept: its kind and its base64."""
+    return " ".join(public_key.split()[:2])
 
 
 def private_key(key: str) -> bytes:
