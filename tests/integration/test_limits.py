@@ -100,6 +100,28 @@ def test_a_group_is_one_budget(new_daemon: NewDaemon) -> None:
     assert 3000 < info["compute_time"] <= 3600, "the smallest that is left is the group's"
 
 
+def test_who_joins_a_group_brings_along_what_he_has_used(new_daemon: NewDaemon) -> None:
+    group = '\n[groups.vlsi.limits]\ncompute_time = "1h"\n'
+    daemon = new_daemon()
+    configure(daemon, users("alice", "bob", bob='groups = ["vlsi"]\n') + group)
+    daemon.stop()
+    daemon.start()
+    alice = {"username": "alice", "key": "alice"}
+    job_hash = submitted(daemon, ("work", "script=sleep 3", "threads=1"), "alice")
+    assert daemon.wait(job_hash, 60, alice)["status"] == "completed"
+    (spent,) = daemon.rows("SELECT sum(core_seconds) AS s FROM ledger")
+    assert spent["s"] > 3
+
+    def left() -> int:
+        return int(daemon.post("/check_server/", {"username": "bob", "key": "bob"}).json()["user_info"]["compute_time"])
+
+    assert left() == 3600
+    for member, expected in (('groups = ["vlsi"]\n', int(3600 - spent["s"])), ("", 3600)):
+        configure(daemon, users("alice", "bob", alice=member, bob='groups = ["vlsi"]\n') + group)
+        ctl(daemon, "reload")
+        assert left() == expected, "what the group has left is not what its members have"
+
+
 def test_a_job_that_uses_its_compute_time_up_ends_as_timeout(new_daemon: NewDaemon) -> None:
     daemon = new_daemon('[limits]\ncompute_time = "3s"\n')
     job_hash = submitted(daemon, SLEEP)
