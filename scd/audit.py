@@ -77,7 +77,7 @@ def _damaged(spool: Spool, job_hash: str, sizes: Mapping[Path, int]) -> list[Fin
             raise
         except OSError as error:
             problem = f"cannot be read: {error.strerror or error}"
-        if problem:
+        if problem and spool.job(job_hash).path.exists():  # else it was deleted meanwhile
             findings.append(Finding(job_hash, f"its {place} {problem}", "restore the file from a backup of the spool"))
     return findings
 

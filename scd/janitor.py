@@ -14,7 +14,7 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from .board import Board
 from .config import Settings
@@ -83,17 +83,17 @@ class Janitor:
     async def _measure(self) -> None:
         for job_hash in await self._store.unmeasured():
             size = await asyncio.to_thread(self._spool.size, job_hash)
-            names = [attempt.archive for attempt in await self._store.attempts(job_hash) if attempt.archive]
-            archives = await asyncio.to_thread(self._archive_sizes, job_hash, names)
+            archives = {one.name: one.archive for one in await self._store.attempts(job_hash) if one.archive}
+            sizes = await asyncio.to_thread(self._archive_sizes, job_hash, archives)
             async with self._store.database.transaction() as db:
-                await self._store.measured(db, job_hash, size, archives)
+                await self._store.measured(db, job_hash, size, sizes)
 
-    def _archive_sizes(self, job_hash: str, names: Iterable[str]) -> dict[str, int]:
-        """What is gone or damaged already is left to ``scdctl check``."""
+    def _archive_sizes(self, job_hash: str, archives: Mapping[str, str]) -> dict[str, int]:
+        """Both by their attempt. What is gone or damaged already is left to ``scdctl check``."""
         found: dict[str, int] = {}
-        for name in names:
+        for attempt, archive in archives.items():
             with contextlib.suppress(OSError):
-                found[name] = plain_size(self._spool.job(job_hash).archives / name)
+                found[attempt] = plain_size(self._spool.job(job_hash).archives / archive)
         return found
 
     async def _expire(self) -> None:

@@ -31,10 +31,6 @@ class WrongKey(Forbidden):
     """These files are encrypted to another key than the one that was sent."""
 
 
-class NoKey(WrongKey):
-    """These files are encrypted to a key, and none was sent."""
-
-
 def sealed(path: Path) -> Path:
     """The name of a file once it is encrypted."""
     return path.with_name(path.name + SUFFIX)
@@ -103,7 +99,7 @@ class _Decrypted(io.RawIOBase):
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(open(fd, "rb", _BUFFER))
             if private_key is None:
-                raise NoKey
+                raise WrongKey("These files are encrypted to a key, and none was sent.")
             try:
                 own = identity(private_key)
             except DECRYPTION_ERRORS:

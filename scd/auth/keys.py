@@ -147,27 +147,26 @@ class _RsaNumbers(NamedTuple):
 def _rsa_numbers(private: bytes) -> _RsaNumbers:
     """Of a private key whose public part is known to be an RSA one. Raises ValueError, struct.error, IndexError."""
     label, body = _opened(private)
+    found = []
     if label == _PKCS1:
         _, content, _ = _der(body, 0)
         _, _, at = _der(content, 0)  # the version
-        found = []
         for _ in _RsaNumbers._fields:
             _, number, at = _der(content, at)
             found.append(int.from_bytes(number))
         return _RsaNumbers(*found)
     at = len(_MAGIC)
-    for _ in range(3):
+    for _ in range(3):  # as in _public_blob
         _, at = _field(body, at)
     _, at = _field(body, at + 4)
     secret, _ = _field(body, at)
     kind, at = _field(secret, _CHECK_SIZE)
     if kind != _RSA:
         raise ValueError("the secret is of another kind")
-    numbers = []
     for _ in range(6):
         number, at = _field(secret, at)
-        numbers.append(int.from_bytes(number))
-    n, e, d, _, p, q = numbers
+        found.append(int.from_bytes(number))
+    n, e, d, _, p, q = found
     return _RsaNumbers(n, e, d, p, q)
 
 

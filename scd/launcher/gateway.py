@@ -58,23 +58,25 @@ class Gateway:
     def check(self) -> None:
         """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
         deadline = time.monotonic() + self._patience
-        for request in (Limits(), *(Check(account) for account in sorted(self._settings.config.accounts))):
-            while True:
-                try:
-                    told = self._ask(request)
-                    break
-                except ShimFailed as refusal:
-                    raise ConfigError(f"scd-launcher: {refusal.message}") from None
-                except LauncherDown as error:
-                    if time.monotonic() > deadline:
-                        raise ConfigError(
-                            f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
-                            "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
-                            "this configuration; [local] launcher names its socket. It answers only scd's account"
-                        ) from None
-                    time.sleep(_RETRY)
-            if isinstance(request, Limits):
-                log.info("scd-launcher: %s", told)
+        log.info("scd-launcher: %s", self._insist(Limits(), deadline))
+        for account in sorted(self._settings.config.accounts):
+            self._insist(Check(account), deadline)
+
+    def _insist(self, request: Request, deadline: float) -> Any:
+        """Ask a launcher that may be about to start. Raises ConfigError."""
+        while True:
+            try:
+                return self._ask(request)
+            except ShimFailed as refusal:
+                raise ConfigError(f"scd-launcher: {refusal.message}") from None
+            except LauncherDown as error:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
+                        "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
+                        "this configuration; [local] launcher names its socket. It answers only scd's account"
+                    ) from None
+                time.sleep(_RETRY)
 
     def trouble(self) -> str:
         try:

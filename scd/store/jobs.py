@@ -225,9 +225,9 @@ class JobStore(NodeStore):
             await db.execute(statement, {"since": since, "leap": leap})
 
     async def measured(self, db: aiosqlite.Connection, job_hash: str, size: int, archives: Mapping[str, int]) -> None:
-        """What an ended job takes on the disk, and the bytes of its archives by their names."""
+        """What an ended job takes on the disk, and the bytes of archives by the names of their attempts."""
         await db.execute(_MEASURED, {"job_hash": job_hash, "size": size})
-        await self.measured_archives(db, job_hash, archives)
+        await self.measured_archives(db, archives)
 
     async def give_key(self, db: aiosqlite.Connection, keys: Mapping[str, str]) -> None:
         """Finished jobs that have no key get that of their user: they are to be encrypted."""

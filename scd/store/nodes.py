@@ -51,9 +51,7 @@ _LAST_ARCHIVE = """
     SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
         AND archive IS NOT NULL ORDER BY attempt DESC LIMIT 1"""
 _ARCHIVES = "SELECT job_hash, archive, archive_bytes FROM attempts WHERE archive IS NOT NULL"
-_MEASURED_ARCHIVE = """
-    UPDATE attempts SET archive_bytes = :size
-    WHERE job_hash = :job_hash AND archive = :archive AND archive_bytes IS NULL"""
+_MEASURED_ARCHIVE = "UPDATE attempts SET archive_bytes = :size WHERE name = :name AND archive_bytes IS NULL"
 _NEWEST_ARCHIVES = """
     SELECT archive, max(attempt) FROM attempts AS a WHERE job_hash = :job_hash AND archive IS NOT NULL
         AND (step = '' OR EXISTS (SELECT 1 FROM nodes AS n
@@ -178,10 +176,9 @@ class NodeStore:
             })  # fmt: skip
         return True
 
-    async def measured_archives(self, db: aiosqlite.Connection, job_hash: str, archives: Mapping[str, int]) -> None:
-        """What they were first: what has become less since then is damaged."""
-        rows = [{"job_hash": job_hash, "archive": name, "size": size} for name, size in archives.items()]
-        await db.executemany(_MEASURED_ARCHIVE, rows)
+    async def measured_archives(self, db: aiosqlite.Connection, archives: Mapping[str, int]) -> None:
+        """The bytes that they have when they are first seen, by their attempts: one that has less later was cut off."""
+        await db.executemany(_MEASURED_ARCHIVE, [{"name": name, "size": size} for name, size in archives.items()])
 
     async def forget_archive(self, db: aiosqlite.Connection, job_hash: str, archive: str) -> None:
         row = {"job_hash": job_hash, "archive": archive}
