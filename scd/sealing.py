@@ -68,13 +68,13 @@ class Sealing:
                     raise
                 found.add(f"it is not known what is to be encrypted; it is looked again: {error}")
                 waiting = []
-            for job in waiting:
+            for job_hash in waiting:
                 try:
-                    await self.seal(job.job_hash)
+                    await self.seal(job_hash)
                 except (OSError, ScdError, ValueError, sqlite3.Error) as error:
                     if is_damaged(error):
                         raise
-                    found.add(f"job={job.job_hash} its files cannot be encrypted; it is tried again: {error}")
+                    found.add(f"job={job_hash} its files cannot be encrypted; it is tried again: {error}")
             for complaint in sorted(found - complaints):  # once, not every two seconds
                 log.error("%s", complaint)
             complaints = found

@@ -57,7 +57,7 @@ _WITHOUT_KEY = f"""
 _GIVE_KEY = f"""
     UPDATE jobs SET public_key = (SELECT value FROM json_each(:keys) WHERE key = user)
     WHERE user IN (SELECT key FROM json_each(:keys)) AND public_key = '' AND state IN ({_ENDED})"""
-_TO_SEAL = f"SELECT * FROM jobs WHERE public_key <> '' AND sealed = 0 AND state IN ({_ENDED}) ORDER BY ended"
+_TO_SEAL = f"SELECT job_hash FROM jobs WHERE public_key <> '' AND sealed = 0 AND state IN ({_ENDED}) ORDER BY ended"
 _SEALED = f"""
     UPDATE jobs SET sealed = 1, disk_bytes = NULL
     WHERE job_hash = :job_hash AND generation = :generation AND state IN ({_ENDED})"""
@@ -168,9 +168,9 @@ class JobStore(NodeStore):
         """Finished jobs whose size on the disk is not known yet."""
         return [row["job_hash"] for row in await self.database.read(_UNMEASURED)]
 
-    async def to_seal(self) -> list[Job]:
+    async def to_seal(self) -> list[str]:
         """Finished jobs of which something lies plainly on the disk that shall not."""
-        return every(Job, await self.database.read(_TO_SEAL))
+        return [row["job_hash"] for row in await self.database.read(_TO_SEAL)]
 
     async def without_key(self, users: Iterable[str]) -> list[str]:
         """Finished jobs of ``users`` that are to be encrypted to no key."""
