@@ -1,11 +1,12 @@
 """Disk and database compared: what does not fit together, and how it is mended."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 
 import msgspec
 
-from .sealed import SUFFIX
+from .sealed import SUFFIX, plain_size
 from .spool import Spool
 from .store import JobStore
 
@@ -24,7 +25,7 @@ class Finding(msgspec.Struct, frozen=True):
 async def audit(store: JobStore, spool: Spool) -> list[Finding]:
     """All findings, the database's own first. Safe beside a running daemon: of its jobs only the ended are judged."""
     findings = [Finding("", problem, "restore a backup: scdctl restore FILE") for problem in await store.damage()]
-    ended, archives = await store.ended_hashes(), await store.archives()
+    ended, archives, imports = await store.ended_hashes(), await store.archives(), await store.sealed_imports()
     there = await asyncio.to_thread(spool.hashes)
     marked = await asyncio.to_thread(spool.unacknowledged)
     # Last: a job that was taken meanwhile is known by now. Marked is what is just being taken.
@@ -36,8 +37,12 @@ async def audit(store: JobStore, spool: Spool) -> list[Finding]:
             continue
         names = await asyncio.to_thread(spool.archive_names, job_hash)
         present = {name if _is_unfinished(name) else name.removesuffix(SUFFIX) for name in names}
-        wanted = archives.get(job_hash, set())
-        findings += [_lost_archive(store, job_hash, name) for name in sorted(wanted - present)]
+        wanted = archives.get(job_hash, {})
+        findings += [_lost_archive(store, job_hash, name) for name in sorted(wanted.keys() - present)]
+        sizes = {Path("archives", name): size for name, size in wanted.items() if name in present and size is not None}
+        if job_hash in imports:
+            sizes[Path("upload", spool.job(job_hash).import_archive.name)] = imports[job_hash]
+        findings += await asyncio.to_thread(_damaged, spool, job_hash, sizes)
         findings += [_unfinished_file(store, spool, job_hash, name) for name in sorted(present) if _is_unfinished(name)]
     return findings
 
@@ -57,6 +62,24 @@ def record(finding: Finding, mended: str = "") -> dict[str, str]:
 def _is_unfinished(name: str) -> bool:
     """But for what is just being encrypted: that is looked after."""
     return name.startswith((".", "snapshot-")) and not name.endswith(SUFFIX)
+
+
+def _damaged(spool: Spool, job_hash: str, sizes: Mapping[Path, int]) -> list[Finding]:
+    """Of a job's files, by their places in its directory with the bytes that they had, those that are not whole."""
+    findings = []
+    for place, size in sorted(sizes.items()):
+        try:
+            found = plain_size(spool.job(job_hash).path / place)
+            problem = f"holds {found} of {size} bytes" if found != size else ""
+        except FileNotFoundError:
+            problem = "is gone"
+        except PermissionError:
+            raise
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror or error}"
+        if problem and spool.job(job_hash).path.exists():  # else it was deleted meanwhile
+            findings.append(Finding(job_hash, f"its {place} {problem}", "restore the file from a backup of the spool"))
+    return findings
 
 
 def _orphan(store: JobStore, spool: Spool, job_hash: str) -> Finding:

@@ -99,14 +99,14 @@ async def check(config: Config, file: Path) -> None:
     tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
         await isolate(config, await Runtimes.probe(config), file, Path(place))
-    if config.accounts:
+    if config.has_accounts:
         with _as_scd(config):
             await asyncio.to_thread(Gateway(Settings(config, file), patience=0).check)
 
 
 def refuse_accounts_in_slurm(config: Config) -> None:
     """Raises ConfigError: batch jobs are submitted by scd's own account, whatever account a user has."""
-    if config.slurm is not None and config.accounts:
+    if config.slurm is not None and config.has_accounts:
         raise ConfigError(
             "[slurm] cannot be used together with accounts of users yet: their nodes would run as scd's own account. "
             "Take out [slurm], or account of [local] and of all [users.NAME]"
@@ -197,16 +197,16 @@ async def serve(settings: Settings, file: Path, account: str, handed: Sequence[s
         runtimes = await Runtimes.probe(config)
         shared = config.paths.spool if config.slurm is not None else config.paths.state
         sandboxes = await isolate(config, runtimes, file, Path(shared) / "sandbox")
-        launcher: Launcher = Gateway(settings) if config.accounts else LocalLauncher(config, runtimes, sandboxes)
+        launcher: Launcher = Gateway(settings) if config.has_accounts else LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
-        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.accounts or config.server.accel))
+        spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.has_accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
         database = await stack.enter_async_context(
             await Database.open(config.database, expected=await asyncio.to_thread(spool.holds_jobs))
         )
         store, usage, board, metrics = JobStore(database), UsageStore(database), Board(), Metrics()
         scheduler = Scheduler(settings, store, usage, board, metrics)
-        sealing = Sealing(store, spool, launcher)
+        sealing = Sealing(settings, store, spool, launcher)
         local = LocalExecutor(spool, launcher, scheduler.wake, sealing.make_ready)
         stack.push_async_callback(local.close)
         executor = Router([local])

@@ -19,7 +19,7 @@ class Dispatch:
         self.licenses = Licenses(settings)
 
     def charge(self, live: LiveJob, attempt: Attempt) -> None:
-        """A node ended. What runs elsewhere is not this machine's to share."""
+        """A node, or a preparation, ended. What runs elsewhere is not this machine's to share."""
         if attempt.executor == LOCAL:
             self._shares.charge(live.job.user, attempt.cores, attempt.elapsed or 0.0)
         self.licenses.charge(live, attempt)
@@ -81,11 +81,11 @@ class Dispatch:
         return found
 
 
-def running_of(lives: Iterable[LiveJob], *, nodes_only: bool = False, here_only: bool = False) -> Iterator[Running]:
+def running_of(lives: Iterable[LiveJob], *, here_only: bool = False) -> Iterator[Running]:
     """What has cores now, and for how many seconds: nodes, and preparations too; ``here`` on this machine."""
     for live in lives:
         for name, attempt in live.attempts.items():
-            if (attempt.key != PREPARE or not nodes_only) and (attempt.executor == LOCAL or not here_only):
+            if attempt.executor == LOCAL or not here_only:
                 yield Running(attempt.cores, live.seconds(name))
 
 

@@ -1,7 +1,7 @@
 """What goes with time: files and rows of finished jobs, free pages of the database. Its duties, at each sweep:
 
 1. remove what a crash left in staging;
-2. measure what newly finished jobs take on the disk;
+2. measure what newly finished jobs take on the disk, and their archives;
 3. delete finished jobs whose ``retention`` is over;
 4. delete the oldest finished jobs of a user, or of a group, that is over its ``storage``;
 5. give free pages back to the file system, and take back the reserve that a full disk had needed.
@@ -10,12 +10,15 @@ A deleted job leaves its tombstone: who asks is told its true final status for e
 """
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import time
+from collections.abc import Mapping
 
 from .board import Board
 from .config import Settings
+from .sealed import plain_size
 from .spool import Spool
 from .store import JobStore, is_damaged
 
@@ -80,8 +83,18 @@ class Janitor:
     async def _measure(self) -> None:
         for job_hash in await self._store.unmeasured():
             size = await asyncio.to_thread(self._spool.size, job_hash)
+            archives = {one.name: one.archive for one in await self._store.attempts(job_hash) if one.archive}
+            sizes = await asyncio.to_thread(self._archive_sizes, job_hash, archives)
             async with self._store.database.transaction() as db:
-                await self._store.measured(db, job_hash, size)
+                await self._store.measured(db, job_hash, size, sizes)
+
+    def _archive_sizes(self, job_hash: str, archives: Mapping[str, str]) -> dict[str, int]:
+        """Both by their attempt. What is gone or damaged already is left to ``scdctl check``."""
+        found: dict[str, int] = {}
+        for attempt, archive in archives.items():
+            with contextlib.suppress(OSError):
+                found[attempt] = plain_size(self._spool.job(job_hash).archives / archive)
+        return found
 
     async def _expire(self) -> None:
         if not await self._clock_is_trusted():

@@ -133,6 +133,7 @@ class Attempt(msgspec.Struct, frozen=True):
     read_bytes: int | None = None
     written_bytes: int | None = None
     archive: str | None = None  # file name below the job's archives/
+    archive_bytes: int | None = None  # of it, once measured; before it is encrypted
     handle: str | None = None  # what the executor calls it: Slurm's job id
     memory: int | None = None  # bytes that were asked for
     lost: bool = False  # its runner, shim or host went away: not the node's own fault

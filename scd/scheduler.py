@@ -153,7 +153,7 @@ class Scheduler:
         """What the live nodes of ``users`` have used since ``since``, by the monotonic clock: no leap is charged."""
         longest = max(0.0, time.time() - since)
         lives = [live for live in self._live.values() if live.job.user in users]
-        return sum(min(node.elapsed, longest) * node.cores for node in running_of(lives, nodes_only=True))
+        return sum(min(node.elapsed, longest) * node.cores for node in running_of(lives))
 
     def census(self) -> tuple[Counter[JobState], Counter[NodeState]]:
         """How many unfinished jobs are in each state, and how many of their nodes."""
@@ -224,7 +224,7 @@ class Scheduler:
         found: dict[str, list[Running]] = {}
         for live in self._live.values():
             if live.attempts:
-                found.setdefault(live.job.user, []).extend(running_of([live], nodes_only=True))
+                found.setdefault(live.job.user, []).extend(running_of([live]))
         return found
 
     async def _carry_out(self, orders: Orders) -> None:

@@ -44,7 +44,12 @@ def encrypt_bytes(data: bytes, public_key: str) -> bytes:
 
 def decrypt_bytes(data: bytes, private_key: bytes) -> bytes:
     """Raises one of DECRYPTION_ERRORS."""
-    return bytes(pyrage.decrypt(data, [pyrage.ssh.Identity.from_buffer(private_key)]))
+    return bytes(pyrage.decrypt(data, [identity(private_key)]))
+
+
+def identity(private_key: bytes) -> Any:
+    """What pyrage decrypts with. Raises one of DECRYPTION_ERRORS, ConfigError if pyrage is missing."""
+    return _require().ssh.Identity.from_buffer(private_key)
 
 
 def seal(path: Path, public_key: str) -> None:
@@ -69,6 +74,17 @@ def open_either(path: Path, private_key: bytes | None) -> IO[bytes]:
     return io.BufferedReader(_Decrypted(open_plain(sealed(path)), private_key), _CHUNK)
 
 
+def plain_size(path: Path) -> int:
+    """Bytes of the plain content of a file, whether it is sealed or not; nothing is decrypted.
+
+    Of a file that was cut off they are too few. Raises OSError: FileNotFoundError, or for one that is damaged.
+    """
+    with contextlib.suppress(FileNotFoundError), open(open_plain(path), "rb") as plain:
+        return os.fstat(plain.fileno()).st_size
+    with open(open_plain(sealed(path)), "rb") as source:
+        return _plain_size(source)
+
+
 def size_of(file: IO[bytes]) -> int:
     """Bytes of the plain content of what ``open_either`` opened."""
     raw = getattr(file, "raw", None)
@@ -85,7 +101,7 @@ class _Decrypted(io.RawIOBase):
             if private_key is None:
                 raise WrongKey("These files are encrypted to a key, and none was sent.")
             try:
-                identity = _require().ssh.Identity.from_buffer(private_key)
+                own = identity(private_key)
             except DECRYPTION_ERRORS:
                 raise WrongKey from None
             self.size = _plain_size(source)
@@ -93,7 +109,7 @@ class _Decrypted(io.RawIOBase):
         self._error: Exception | None = None
         self._lock = threading.Lock()
         self._pipe, end = os.pipe()
-        self._thread = threading.Thread(target=self._decrypt, args=(source, end, identity), daemon=True)
+        self._thread = threading.Thread(target=self._decrypt, args=(source, end, own), daemon=True)
         self._thread.start()
         self._head = os.read(self._pipe, _CHUNK)
         if not self._head and self._failed():
@@ -124,10 +140,10 @@ class _Decrypted(io.RawIOBase):
         self._thread.join()
         return self._error is not None
 
-    def _decrypt(self, source: IO[bytes], end: int, identity: Any) -> None:
+    def _decrypt(self, source: IO[bytes], end: int, own: Any) -> None:
         try:
             with source, open(end, "wb", 0) as target:
-                pyrage.decrypt_io(source, target, [identity])
+                pyrage.decrypt_io(source, target, [own])
         except BrokenPipeError:  # nobody reads any more
             return
         except Exception as error:

@@ -12,6 +12,7 @@ scd dies before: then the job ends and says that it is to be resumed again.
 import asyncio
 import logging
 import re
+import sqlite3
 import tarfile
 import weakref
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from .archive import GZIP_ERRORS, gzip_file
-from .auth import private_key
+from .auth import private_key, without_comment
+from .config import Settings
 from .durable import fsync, replace
 from .errors import ScdError
 from .executors.base import Spec
@@ -45,7 +47,8 @@ class NotReady(ScdError):
 
 
 class Sealing:
-    def __init__(self, store: JobStore, spool: Spool, launcher: Launcher):
+    def __init__(self, settings: Settings, store: JobStore, spool: Spool, launcher: Launcher):
+        self._settings = settings
         self._store = store
         self._spool = spool
         self._launcher = launcher
@@ -53,21 +56,37 @@ class Sealing:
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def run(self) -> None:
-        """Seal what has ended, one job after the other."""
+        """Seal what has ended, one job after the other. What fails is tried again, and holds up no other."""
         complaints: set[str] = set()
         while True:
             found = set()
-            for job in await self._store.to_seal():
+            try:
+                await self._give_keys()
+                waiting = await self._store.to_seal()
+            except sqlite3.Error as error:
+                if is_damaged(error):
+                    raise
+                found.add(f"it is not known what is to be encrypted; it is looked again: {error}")
+                waiting = []
+            for job_hash in waiting:
                 try:
-                    await self.seal(job.job_hash)
-                except (OSError, ScdError, ValueError) as error:
+                    await self.seal(job_hash)
+                except (OSError, ScdError, ValueError, sqlite3.Error) as error:
                     if is_damaged(error):
                         raise
-                    found.add(f"job={job.job_hash} its files cannot be encrypted; it is tried again: {error}")
+                    found.add(f"job={job_hash} its files cannot be encrypted; it is tried again: {error}")
             for complaint in sorted(found - complaints):  # once, not every two seconds
                 log.error("%s", complaint)
             complaints = found
             await asyncio.sleep(_INTERVAL)
+
+    async def _give_keys(self) -> None:
+        """Who has a key expects that of all his jobs: those from before, and those that ran when he was given it."""
+        users = self._settings.config.users.items()
+        keys = {name: without_comment(user.public_key) for name, user in users if user.public_key}
+        if keys and (found := await self._store.without_key(keys)):
+            await self._store.database.write(lambda db: self._store.give_key(db, keys))
+            log.info("%d finished jobs of users who have a key now are encrypted, too", len(found))
 
     def keep(self, job_hash: str, generation: int, key: str) -> None:
         """The private key that ``make_ready`` needs for a resume."""
@@ -77,9 +96,8 @@ class Sealing:
 
     async def make_ready(self, spec: Spec) -> None:
         """Give a job that is resumed its files back, in one import. Raises NotReady, and OSError."""
-        if (
-            spec.rebuilt
-        ):  # to its end even if the job is cancelled: a thread that is left alone would write behind seal()
+        if spec.rebuilt:
+            # To its end even if the job is cancelled: a thread that is left alone would write behind seal().
             await asyncio.shield(self._rebuild_import(spec))
 
     async def _rebuild_import(self, spec: Spec) -> None:

@@ -21,7 +21,7 @@ from .store import JobStore
 # SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
 _TIMEOUT_MARGIN = 5.0
 
-Charged = Callable[[LiveJob, Attempt], None]  # told of each node's end
+Charged = Callable[[LiveJob, Attempt], None]  # told of each attempt's end
 
 
 class Turn:
@@ -139,10 +139,10 @@ class Turn:
         live.killed.discard(attempt.name)
         if not await self._store.end_attempt(self._db, ended):
             return
+        self._charged(live, ended)
         if attempt.key == PREPARE:
             await self._prepared(live, seen, recorded)
         else:
-            self._charged(live, ended)
             live.elapsed[attempt.key] = seen.elapsed
             live.recorded[attempt.key] = recorded
             await self._move_node(live, attempt.key, state, reason)

@@ -109,7 +109,10 @@ class Gateway(Daemon):
         return member(answer.content, "/out").decode()
 
     def logs(self) -> str:
-        return self.log.read_text() + (self.directory / "launcher.log").read_text()
+        return self.log.read_text() + self.logs_of_launcher()
+
+    def logs_of_launcher(self) -> str:
+        return (self.directory / "launcher.log").read_text()
 
     def ask(self, message: bytes, account: str = SCD) -> bytes:
         """What the launcher answers a process of this account; nothing if it hangs up, or cannot be reached."""
@@ -215,12 +218,14 @@ def why_not() -> str:
 
 
 @contextlib.contextmanager
-def accounts() -> Iterator[None]:
+def accounts(*people: str) -> Iterator[None]:
+    """``people`` besides, with the uids of such."""
     made = []
     try:
-        for name in (SCD, ALICE, BOB, NOBODYS):
+        for name in (SCD, ALICE, BOB, NOBODYS, *people):
+            kind = () if name in people else ("--system",)
             subprocess.run(
-                ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/sh", name], check=True
+                ["useradd", *kind, "--user-group", "--no-create-home", "--shell", "/bin/sh", name], check=True
             )
             made.append(name)
         yield

@@ -56,8 +56,8 @@ class Authenticator:
         """All of it or nothing: raises ConfigError for a key that cannot be used, a library that is missing."""
         if config.slurm is not None and any(user.public_key for user in config.users.values()):
             raise ConfigError(
-                "[slurm] cannot be used together with keys of users yet: batch jobs could not be given their files "
-                "back when one is resumed. Take out [slurm], or public_key of all [users.NAME]"
+                "[slurm] cannot be used together with keys of users: what a compute node that was given up writes late "
+                "would stay plain in the spool. Take out [slurm], or public_key of all [users.NAME]"
             )
         credentials: dict[str, Credential] = {}
         for name, user in config.users.items():

@@ -10,13 +10,14 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from ..errors import ConfigError
-from .sections import Config, SharedLimits, is_loopback, split_address
+from .sections import OWN_ACCOUNT, Config, SharedLimits, is_loopback, split_address
 
 _OPEN = (
     "is open to other machines, and nobody has to log in. "
     "Add [users.NAME] with a password_hash or a public_key (and [auth] required = true), or listen on 127.0.0.1 only"
 )
 
+_OWN_OR_ONE = f'Name one for all of them, or "{OWN_ACCOUNT}": the Unix account of each one\'s own name'
 _MOST_RETRIES = 10
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -154,8 +155,8 @@ def _directory(config: Config) -> Iterator[tuple[str, str]]:
             yield "auth.ldap.dn", "must hold {user} once, as in uid={user},ou=people,dc=example,dc=org"
         if ldap.ca and not os.access(ldap.ca, os.R_OK):
             yield "auth.ldap.ca", f"{ldap.ca} cannot be read"
-    if config.auth.has_directory and config.accounts and not config.local.account:
-        yield "local.account", "is missing: jobs have accounts, and users of the directory have none of their own"
+    if config.auth.has_directory and config.has_accounts and not config.local.account:
+        yield "local.account", "is missing: jobs have accounts, and users of the directory none. " + _OWN_OR_ONE
 
 
 def _numbers(config: Config) -> Iterator[tuple[str, str]]:
@@ -192,20 +193,39 @@ def _isolation(config: Config) -> Iterator[tuple[str, str]]:
             yield "local.readonly", f"{path} is not there"
 
 
-def _accounts(config: Config) -> Iterator[tuple[str, str]]:
-    """All users have an account, or none has."""
+def _account_names(config: Config) -> Iterator[tuple[str, str]]:
+    """Accounts that are named."""
     own = {f"users.{name}.account": user.account for name, user in config.users.items()}
-    for key, account in {"local.account": config.local.account, **own}.items():
+    for key, account in {"local.account": "" if config.local.own_accounts else config.local.account, **own}.items():
         if account and not ACCOUNT.fullmatch(account):
             yield key, f"{account!r} is not the name of a Unix account"
-        elif account == "root" or (account and account == (config.server.user or "scd")):
+        elif account in ("root", config.server.user or "scd"):
             yield key, f"jobs do not run as {account}"
-    if not config.accounts:
+
+
+def _own_accounts(config: Config) -> Iterator[tuple[str, str]]:
+    """Users who run as the Unix account of their own name."""
+    if not config.local.own_accounts:
+        if config.local.account_groups:
+            yield "local.account_groups", f'says who may have an account of his own, and account is not "{OWN_ACCOUNT}"'
+        return
+    if config.local.min_uid < 1:
+        yield "local.min_uid", "must be 1 or more"
+    if not config.auth_required:
+        yield "local.account", f'is "{OWN_ACCOUNT}", and nobody has to log in'
+    for name, user in config.users.items():
+        if not user.account and (not ACCOUNT.fullmatch(name) or name in ("root", config.server.user or "scd")):
+            yield f"users.{name}.account", f"is missing, and no job runs as a Unix account {name!r}"
+
+
+def _accounts(config: Config) -> Iterator[tuple[str, str]]:
+    """All users have an account, or none has."""
+    if not config.has_accounts:
         return
     if not config.local.account:
-        for key, account in own.items():
-            if not account:
-                yield key, "is missing, and others have one: set it, or local.account for all who have none"
+        for name, user in config.users.items():
+            if not user.account:
+                yield f"users.{name}.account", "is missing, and others have one: set it, or local.account for all"
         if not config.auth_required:
             yield "local.account", "is missing: nobody has to log in, and jobs have accounts"
     if config.server.user == "root":
@@ -306,6 +326,8 @@ _RULES = (
     _directory,
     _numbers,
     _isolation,
+    _account_names,
+    _own_accounts,
     _accounts,
     _slurm,
     _licenses,

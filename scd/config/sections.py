@@ -103,6 +103,9 @@ class Dispatch(Section, frozen=True):
     route: tuple[Route, ...] = ()
 
 
+OWN_ACCOUNT = "{user}"
+
+
 class Local(Section, frozen=True):
     cores: int = 0
     isolation: Literal["auto", "none"] = "auto"
@@ -112,7 +115,14 @@ class Local(Section, frozen=True):
     memory: Size = Size(0)
     on_stop: Literal["keep", "cancel"] = "keep"
     account: str = ""
+    account_groups: tuple[str, ...] = ()
+    min_uid: int = 1000
     launcher: str = "/run/scd-launcher/launcher.sock"
+
+    @property
+    def own_accounts(self) -> bool:
+        """Whether users for whom no account is named run as the Unix account of their own name."""
+        return self.account == OWN_ACCOUNT
 
 
 class Slurm(Section, frozen=True):
@@ -247,13 +257,19 @@ class Config(Section, frozen=True):
 
     @property
     def accounts(self) -> frozenset[str]:
-        """The Unix accounts that jobs run under; none where they run under scd's own."""
+        """The Unix accounts for jobs that are named here; those of the users' own names come besides."""
         named = {self.local.account, *(user.account for user in self.users.values())}
-        return frozenset(named - {""})
+        return frozenset(named - {"", OWN_ACCOUNT})
+
+    @property
+    def has_accounts(self) -> bool:
+        """Whether jobs run under Unix accounts of their users, and not under scd's own."""
+        return bool(self.accounts) or self.local.own_accounts
 
     def account_of(self, user: str) -> str:
         """The Unix account of a user's jobs. Empty: scd's own, or none for a user who is not configured any more."""
-        return (self.users[user].account if user in self.users else "") or self.local.account
+        named = self.users[user].account if user in self.users else ""
+        return named or (user if self.local.own_accounts else self.local.account)
 
     def slurm_account_of(self, user: str) -> str:
         """The Slurm account that a user's nodes are charged to in Slurm."""
@@ -263,7 +279,9 @@ class Config(Section, frozen=True):
     def users_of(self, account: str) -> frozenset[str]:
         """The users that a Unix account is: those whose ``account`` it is said to be, and the one of its name unless
         that one has been given another account."""
-        return frozenset(name for name, user in self.users.items() if (user.account or name) == account)
+        named = frozenset(name for name, user in self.users.items() if (user.account or name) == account)
+        is_own = self.local.own_accounts and account and account not in self.users
+        return named | {account} if is_own else named
 
     def limits_of(self, user: str) -> Limits:
         return self.users[user].limits if user in self.users else self.limits

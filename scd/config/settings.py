@@ -42,7 +42,7 @@ class Settings:
         config = _merged(self.config, new)
         # Once more with what stays: an address that listens is not closed by a file that names it no more.
         check(config, lambda _: self._file or DEFAULT_FILE)
-        if bool(config.accounts) != bool(self.config.accounts):
+        if config.has_accounts != self.config.has_accounts:
             raise ConfigError("users.*.account: whether jobs have Unix accounts is decided at start; restart scd")
         try:
             terms = config.terms

@@ -2,16 +2,17 @@
 
 import contextlib
 import ctypes
+import grp
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from ..config import Config
+from ..config import Config, Local
 from ..runtimes import PATH
 
 _PR_SET_NO_NEW_PRIVS = 38
-_NOGROUP = 65534
+_NOBODY = _NOGROUP = 65534
 
 
 class Refused(Exception):
@@ -29,7 +30,8 @@ class Account(NamedTuple):
 
 def find(name: str, config: Config, scd: Account) -> Account:
     """The account that a job may run under. Raises Refused."""
-    if name not in config.accounts:
+    named = name in config.accounts
+    if not named and not config.local.own_accounts:
         raise Refused(
             f"no user has the account {name!r} in the configuration that scd-launcher has read. "
             "Restart scd-launcher if it was added since"
@@ -38,11 +40,38 @@ def find(name: str, config: Config, scd: Account) -> Account:
         found = pwd.getpwnam(name)
     except KeyError:
         raise Refused(f"there is no Unix account {name!r} (useradd {name})") from None
-    if found.pw_uid == 0 or found.pw_gid == 0:
+    groups = os.getgrouplist(name, found.pw_gid)
+    if found.pw_uid == 0 or 0 in groups:
         raise Refused(f"the account {name!r} is root, or of its group: no job runs as that")
-    if found.pw_uid == scd.uid or scd.gid in os.getgrouplist(name, found.pw_gid):
+    if found.pw_uid == scd.uid or scd.gid in groups:
         raise Refused(f"the account {name!r} is scd's own, or of its group: it could read what all jobs made")
+    if not named:
+        _check_is_a_persons(name, found, groups, config.local)
     return Account(name, found.pw_uid, found.pw_gid, found.pw_dir)
+
+
+def _check_is_a_persons(name: str, found: pwd.struct_passwd, groups: Collection[int], local: Local) -> None:
+    """What an account must be that is nowhere named, but is a user's by its name. Raises Refused."""
+    if found.pw_name != name:  # some directories know more than one spelling
+        raise Refused(f"the account {name!r} is {found.pw_name!r} by its own name")
+    if found.pw_uid < local.min_uid or found.pw_uid == _NOBODY:
+        raise Refused(
+            f"the account {name!r} has the uid {found.pw_uid}, which is no person's: [local] min_uid is "
+            f"{local.min_uid}. Where it is meant, name it: account in [users.NAME]"
+        )
+    if local.account_groups and not any(gid_of(group) in groups for group in local.account_groups):
+        raise Refused(
+            f"the account {name!r} is in none of the groups whose members may run jobs: "
+            f"{', '.join(local.account_groups)} ([local] account_groups)"
+        )
+
+
+def gid_of(group: str) -> int | None:
+    """None if there is no such group."""
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        return None
 
 
 def owner(uid: int, scd: Account) -> Account:

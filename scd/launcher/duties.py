@@ -21,7 +21,7 @@ from .accounts import Account, Refused, become, find, owner
 from .base import START_DEADLINE, Work
 from .cage import Cage
 from .cgroup import Cgroups
-from .requests import Adopt, Alive, AnyRequest, Check, Empty, Size, Start, Usage, Wipe
+from .requests import Adopt, Alive, AnyRequest, Check, Empty, Limits, Size, Start, Usage, Wipe
 from .sandbox import TEMPORARY
 from .shim import SPEC
 from .spec import SHIM, SHIM_ENVIRONMENT, shim_argv, shim_spec
@@ -49,9 +49,11 @@ class Ground(NamedTuple):
 def carry_out(ground: Ground, request: AnyRequest) -> Any:
     """The reply's value. Raises Refused, Gone and OSError. This process may be another account's afterwards."""
     match request:
+        case Limits():
+            return ground.limits
         case Check():
             ground.account(request.account)
-            return ground.limits
+            return True
         case Adopt():
             frame.give(ground.spool, request.job_hash, ground.account(request.account), ground.scd)
         case Start():

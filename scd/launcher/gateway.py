@@ -16,13 +16,28 @@ from typing import Any
 import msgspec
 
 from ..archive import remove_tree
-from ..config import Settings
+from ..config import ACCOUNT, Settings
 from ..errors import ConfigError
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
 from ..spool import JobDirectory, job_usage
 from .base import LauncherDown, ShimFailed, Work
-from .requests import MOST_BYTES, MOST_PIDS, Adopt, Alive, Check, Empty, Request, Size, Start, Usage, Wipe, encode, read
+from .requests import (
+    MOST_BYTES,
+    MOST_PIDS,
+    Adopt,
+    Alive,
+    Check,
+    Empty,
+    Limits,
+    Request,
+    Size,
+    Start,
+    Usage,
+    Wipe,
+    encode,
+    read,
+)
 from .wipe import wipe
 
 # An account's first job waits for its runtimes to be tried; a large tree takes its time to be removed.
@@ -43,23 +58,25 @@ class Gateway:
     def check(self) -> None:
         """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
         deadline = time.monotonic() + self._patience
-        told: object = None
+        log.info("scd-launcher: %s", self._insist(Limits(), deadline))
         for account in sorted(self._settings.config.accounts):
-            while True:
-                try:
-                    told = self._ask(Check(account))
-                    break
-                except ShimFailed as refusal:
-                    raise ConfigError(f"scd-launcher: {refusal.message}") from None
-                except LauncherDown as error:
-                    if time.monotonic() > deadline:
-                        raise ConfigError(
-                            f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
-                            "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
-                            "this configuration; [local] launcher names its socket. It answers only scd's account"
-                        ) from None
-                    time.sleep(_RETRY)
-        log.info("scd-launcher: %s", told)
+            self._insist(Check(account), deadline)
+
+    def _insist(self, request: Request, deadline: float) -> Any:
+        """Ask a launcher that may be about to start. Raises ConfigError."""
+        while True:
+            try:
+                return self._ask(request)
+            except ShimFailed as refusal:
+                raise ConfigError(f"scd-launcher: {refusal.message}") from None
+            except LauncherDown as error:
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
+                        "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
+                        "this configuration; [local] launcher names its socket. It answers only scd's account"
+                    ) from None
+                time.sleep(_RETRY)
 
     def trouble(self) -> str:
         try:
@@ -134,6 +151,8 @@ class Gateway:
         account = self._settings.config.account_of(user)
         if not account:
             raise ShimFailed(f"The user {user!r} is not in the configuration any more, and has no account.")
+        if not ACCOUNT.fullmatch(account):  # one of the site's directory may be called anything
+            raise ShimFailed(f"The user {user!r} has no account: that is not the name of a Unix account.")
         return account
 
     def _ask_for_files(self, request: Request) -> Any:

@@ -30,8 +30,12 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
                 raise ValueError(f"{name} is too long or holds a NUL")
 
 
+class Limits(Request, frozen=True, tag="limits"):
+    """What limits jobs have: a sentence."""
+
+
 class Check(Request, frozen=True, tag="check"):
-    """Whether jobs can run under an account: a sentence on what limits there are."""
+    """Whether jobs can run under an account: true."""
 
     account: str
 
@@ -92,7 +96,7 @@ class Usage(Request, frozen=True, tag="usage"):
             raise ValueError("too many pids")
 
 
-AnyRequest = Check | Adopt | Start | Empty | Wipe | Size | Alive | Usage
+AnyRequest = Limits | Check | Adopt | Start | Empty | Wipe | Size | Alive | Usage
 
 
 def decode(message: bytes) -> AnyRequest:

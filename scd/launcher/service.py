@@ -26,7 +26,7 @@ from ..errors import ConfigError, ScdError
 from ..procfs import hide_from_equals
 from ..systemd import notify
 from . import trial
-from .accounts import Account, Refused, find
+from .accounts import Account, Refused, find, gid_of
 from .cgroup import Gone, look
 from .duties import Ground, carry_out
 from .requests import MOST_BYTES, Reply, decode, encode
@@ -66,7 +66,7 @@ def make_ready(file: Path) -> Ground:
         _check_is_roots(path)
         _check_is_roots(path.parent)
     config = load(file)
-    if not config.accounts:
+    if not config.has_accounts:
         raise ConfigError(f"{file}: no user has an account, so there is nothing to do: see local.account")
     name = config.server.user or "scd"
     try:
@@ -90,6 +90,9 @@ def make_ready(file: Path) -> Ground:
             find(account, config, scd)
         except Refused as refusal:  # the others' jobs run
             print(f"scd-launcher: {refusal}", file=sys.stderr, flush=True)
+    for group in config.local.account_groups:
+        if gid_of(group) is None:
+            print(f"scd-launcher: local.account_groups: there is no group {group!r}", file=sys.stderr, flush=True)
     cgroups, limits = look(config.local.memory, config.local.processes)
     print(f"scd-launcher: {limits}", file=sys.stderr, flush=True)
     return Ground(_without_hashes(config), file, scd, place, cgroups, limits)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import aiosqlite
 import msgspec
@@ -49,7 +49,15 @@ _LAST_CHANGE = """
                                UNION ALL SELECT at FROM (SELECT at FROM events ORDER BY id DESC LIMIT 1))"""
 _UNMEASURED = "SELECT job_hash FROM jobs WHERE ended IS NOT NULL AND disk_bytes IS NULL"
 _MEASURED = "UPDATE jobs SET disk_bytes = :size WHERE job_hash = :job_hash AND ended IS NOT NULL"
-_TO_SEAL = f"SELECT * FROM jobs WHERE public_key <> '' AND sealed = 0 AND state IN ({_ENDED}) ORDER BY ended"
+_SEALED_IMPORTS = "SELECT job_hash, upload_bytes FROM jobs WHERE sealed = 1"
+# Of users who were given a key after these jobs had ended, or while they ran.
+_WITHOUT_KEY = f"""
+    SELECT job_hash FROM jobs
+    WHERE user IN (SELECT value FROM json_each(:users)) AND public_key = '' AND state IN ({_ENDED})"""
+_GIVE_KEY = f"""
+    UPDATE jobs SET public_key = (SELECT value FROM json_each(:keys) WHERE key = user)
+    WHERE user IN (SELECT key FROM json_each(:keys)) AND public_key = '' AND state IN ({_ENDED})"""
+_TO_SEAL = f"SELECT job_hash FROM jobs WHERE public_key <> '' AND sealed = 0 AND state IN ({_ENDED}) ORDER BY ended"
 _SEALED = f"""
     UPDATE jobs SET sealed = 1, disk_bytes = NULL
     WHERE job_hash = :job_hash AND generation = :generation AND state IN ({_ENDED})"""
@@ -160,9 +168,17 @@ class JobStore(NodeStore):
         """Finished jobs whose size on the disk is not known yet."""
         return [row["job_hash"] for row in await self.database.read(_UNMEASURED)]
 
-    async def to_seal(self) -> list[Job]:
+    async def to_seal(self) -> list[str]:
         """Finished jobs of which something lies plainly on the disk that shall not."""
-        return every(Job, await self.database.read(_TO_SEAL))
+        return [row["job_hash"] for row in await self.database.read(_TO_SEAL)]
+
+    async def without_key(self, users: Iterable[str]) -> list[str]:
+        """Finished jobs of ``users`` that are to be encrypted to no key."""
+        return [row["job_hash"] for row in await self.database.read(_WITHOUT_KEY, {"users": as_json(users)})]
+
+    async def sealed_imports(self) -> dict[str, int]:
+        """By jobs that are encrypted, the bytes of their import."""
+        return {row["job_hash"]: row["upload_bytes"] for row in await self.database.read(_SEALED_IMPORTS)}
 
     async def known_hashes(self) -> set[str]:
         return {row["job_hash"] for row in await self.database.read("SELECT job_hash FROM jobs")}
@@ -208,8 +224,14 @@ class JobStore(NodeStore):
             statement = f"UPDATE {table} SET {column} = {column} + :leap WHERE {column} >= :since"
             await db.execute(statement, {"since": since, "leap": leap})
 
-    async def measured(self, db: aiosqlite.Connection, job_hash: str, size: int) -> None:
+    async def measured(self, db: aiosqlite.Connection, job_hash: str, size: int, archives: Mapping[str, int]) -> None:
+        """What an ended job takes on the disk, and the bytes of archives by the names of their attempts."""
         await db.execute(_MEASURED, {"job_hash": job_hash, "size": size})
+        await self.measured_archives(db, archives)
+
+    async def give_key(self, db: aiosqlite.Connection, keys: Mapping[str, str]) -> None:
+        """Finished jobs that have no key get that of their user: they are to be encrypted."""
+        await db.execute(_GIVE_KEY, {"keys": msgspec.json.encode(keys).decode()})
 
     async def sealed(self, db: aiosqlite.Connection, job: Job) -> None:
         """Nothing of this generation lies plainly on the disk any more. What it takes there is to be measured again."""

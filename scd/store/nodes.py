@@ -50,6 +50,8 @@ _ATTEMPTS = "SELECT * FROM attempts WHERE job_hash = :job_hash ORDER BY queued, 
 _LAST_ARCHIVE = """
     SELECT archive FROM attempts WHERE job_hash = :job_hash AND step = :step AND "index" = :index
         AND archive IS NOT NULL ORDER BY attempt DESC LIMIT 1"""
+_ARCHIVES = "SELECT job_hash, archive, archive_bytes FROM attempts WHERE archive IS NOT NULL"
+_MEASURED_ARCHIVE = "UPDATE attempts SET archive_bytes = :size WHERE name = :name AND archive_bytes IS NULL"
 _NEWEST_ARCHIVES = """
     SELECT archive, max(attempt) FROM attempts AS a WHERE job_hash = :job_hash AND archive IS NOT NULL
         AND (step = '' OR EXISTS (SELECT 1 FROM nodes AS n
@@ -88,11 +90,11 @@ class NodeStore:
         row = {"job_hash": job_hash}
         return [found["archive"] for found in await self.database.read(_NEWEST_ARCHIVES, row)]
 
-    async def archives(self) -> dict[str, set[str]]:
-        """The file names of all archives, by job."""
-        found: dict[str, set[str]] = {}
-        for row in await self.database.read("SELECT job_hash, archive FROM attempts WHERE archive IS NOT NULL"):
-            found.setdefault(row["job_hash"], set()).add(row["archive"])
+    async def archives(self) -> dict[str, dict[str, int | None]]:
+        """By job the file names of all archives, with the bytes of those that have been measured."""
+        found: dict[str, dict[str, int | None]] = {}
+        for row in await self.database.read(_ARCHIVES):
+            found.setdefault(row["job_hash"], {})[row["archive"]] = row["archive_bytes"]
         return found
 
     # -- changes
@@ -167,12 +169,16 @@ class NodeStore:
         if not await changed(db, _END_ATTEMPT, msgspec.structs.asdict(attempt)):
             return False
         elapsed = attempt.elapsed or 0.0
-        if elapsed and attempt.step:
+        if elapsed:
             await db.execute(_CHARGE, {
                 "ended": attempt.ended, "job_hash": attempt.job_hash, "core_seconds": elapsed * attempt.cores,
                 "elapsed": elapsed,
             })  # fmt: skip
         return True
+
+    async def measured_archives(self, db: aiosqlite.Connection, archives: Mapping[str, int]) -> None:
+        """The bytes that they have when they are first seen, by their attempts: one that has less later was cut off."""
+        await db.executemany(_MEASURED_ARCHIVE, [{"name": name, "size": size} for name, size in archives.items()])
 
     async def forget_archive(self, db: aiosqlite.Connection, job_hash: str, archive: str) -> None:
         row = {"job_hash": job_hash, "archive": archive}

@@ -36,11 +36,11 @@ _DOWNLOADS = """
            coalesce(sum(seconds), 0.0) AS seconds
     FROM ledger WHERE job_hash = :job_hash"""
 _RUNNING = """
-    SELECT count(*) AS nodes,
+    SELECT count(*) FILTER (WHERE attempts.step <> '') AS nodes,
            coalesce(sum(cores * max(0, min(:now, :until) - max(attempts.started, :since))), 0) AS core_seconds
     FROM attempts JOIN jobs USING (job_hash)
-    WHERE user IN (SELECT value FROM json_each(:users)) AND attempts.state IS NULL AND attempts.step <> ''
-        AND jobs.state = 'running'"""
+    WHERE user IN (SELECT value FROM json_each(:users)) AND attempts.state IS NULL
+        AND jobs.state IN ('preparing', 'running')"""
 _KNOWN = "SELECT DISTINCT user FROM ledger UNION SELECT DISTINCT user FROM jobs"
 
 
@@ -48,7 +48,7 @@ class Live(NamedTuple):
     """What runs now, as the database knows it, by the clock on the wall."""
 
     nodes: int
-    core_seconds: float
+    core_seconds: float  # of preparations, too
 
 
 class UsageStore:

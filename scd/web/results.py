@@ -15,7 +15,7 @@ from .. import limits
 from ..auth import Identity, private_key
 from ..errors import NoResults
 from ..model import NodeKey, Tombstone
-from ..sealed import open_either, size_of
+from ..sealed import SUFFIX, WrongKey, open_either, size_of
 from .peers import client_address, is_proxied
 from .services import Services, owned
 from .turns import Turns
@@ -44,16 +44,21 @@ class Results:
         self._s.janitor.fetched(job_hash)
         who = user or client_address(request)
         path, temporary = await self._archive(request, who, job_hash, node)
+        # Within the spool: where that lies is not for clients.
+        where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"
         try:
             file = await asyncio.to_thread(open_either, path, private_key(owner.key) if owner.key else None)
         except FileNotFoundError:
             raise NoResults from None
+        except WrongKey as error:
+            raise WrongKey(
+                f"{error.message} The administrator finds them at {where}{SUFFIX}, and who has their key opens them: "
+                "age -d -i KEY FILE."
+            ) from None
         size = size_of(file)
         if temporary:
             await asyncio.to_thread(path.unlink, missing_ok=True)
         try:
-            # Within the spool: where that lies is not for clients.
-            where = f"jobs/{job_hash[:2]}/{job_hash}/archives/{path.name}"
             limits.check_result(self._s.settings.config.limits_of(user), size, where)
         except BaseException:
             file.close()

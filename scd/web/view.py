@@ -57,6 +57,8 @@ def job_values(
         "progress": f"{done} of {len(rows)} nodes" if rows and not job.state.ended else "",
         # Another one means that more than values has changed.
         "shape": f"{job.generation}{'e' if job.state.ended else 'l'}{len(rows)}",
+        # Of a job that is about to be: in some seconds, and this page stays.
+        "encrypted": bool(job.public_key) and job.state.ended,
         "has_setup": plan is not None, "node_width": NODE_WIDTH, "node_height": NODE_HEIGHT,
     }  # fmt: skip
 

@@ -2,26 +2,27 @@
 
 import base64
 import contextlib
-import gzip
 import hashlib
 import io
 import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from ..harness import ROOT, Daemon, Json, run_client, start_client, wait_until
-from ..integration.submission import collected, manifest
+from ..encrypted import bob, content, credentials, fetch, holding, resume, submit, wait_until_sealed
+from ..harness import ROOT, RUNTIME, Daemon, run_client, start_client, wait_until
 from ..keys import Pair, make_pair
 from .test_jobs import wait_for_job
 
@@ -30,10 +31,6 @@ NewDaemon = Callable[..., Daemon]
 IN_RTL, IN_LOG, IN_OUTPUT, IN_REASON = (f"canary-{what}" for what in ("rtl", "log", "output", "reason"))
 SCRIPT = f"echo {IN_LOG}; echo {IN_OUTPUT} > said; until [ -e $HOME/go ]; do sleep 0.1; done"
 WRONG = "These files are encrypted to another key than the one that was sent."
-
-
-def bob(pair: Pair) -> str:
-    return f'[users.bob]\npublic_key = "{pair.public}"\n'
 
 
 @pytest.fixture(scope="module")
@@ -46,29 +43,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(file, public, file.read_text())
 
 
-def credentials(pair: Pair) -> dict[str, str]:
-    return {"username": "bob", "key": pair.sent}
-
-
-def everything(daemon: Daemon) -> Iterable[tuple[Path, bytes]]:
-    """All files that the daemon keeps, its log too, and what is in those that gzip has packed."""
-    for path in sorted(daemon.directory.rglob("*")):
-        if not path.is_file() or path.is_symlink():
-            continue
-        data = path.read_bytes()
-        yield path, data
-        if data.startswith(b"\x1f\x8b"):
-            try:
-                yield path, gzip.decompress(data)
-            except (OSError, EOFError):
-                continue
-
-
-def holding(daemon: Daemon, *words: str | bytes) -> set[tuple[str, str]]:
-    wanted = [word.encode() if isinstance(word, str) else word for word in words]
-    return {(path.name, repr(word)) for path, data in everything(daemon) for word in wanted if word in data}
-
-
 def parts_of_the_secret(pair: Pair) -> list[bytes]:
     """Any of these would give the key away: as it is sent, as the file has it, and as the curve's own bytes."""
     lines = pair.private.splitlines()[1:-1]
@@ -78,41 +52,6 @@ def parts_of_the_secret(pair: Pair) -> list[bytes]:
     seed = blob[at - 32 : at]
     middle = len(pair.sent) // 2
     return [pair.sent[middle : middle + 60].encode(), lines[2].encode(), seed, seed.hex().encode()]
-
-
-def wait_until_sealed(daemon: Daemon, job_hash: str) -> None:
-    def is_sealed() -> bool:
-        return bool(daemon.rows("SELECT sealed FROM jobs WHERE job_hash = ?", job_hash)[0]["sealed"])
-
-    wait_until(is_sealed, f"job {job_hash} is not encrypted after its end", 60)
-
-
-def submit(daemon: Daemon, pair: Pair, script: str, *, to: str = "after") -> str:
-    cfg = manifest("work", script)
-    cfg["option"]["to"]["node"]["*"] = {"*": {"value": [to], "signature": [None]}}
-    response = daemon.submit(cfg, collected("work", script), **credentials(pair))
-    assert response.status_code == 200, response.text
-    return str(response.json()["job_hash"])
-
-
-def resume(daemon: Daemon, pair: Pair, job_hash: str, script: str) -> tuple[int, str]:
-    response = daemon.submit(manifest("work", script), None, job_hash=job_hash, **credentials(pair))
-    return response.status_code, response.json()["message"]
-
-
-def fetch(daemon: Daemon, pair: Pair, job_hash: str, **more: str) -> bytes:
-    response = daemon.post(f"/get_results/{job_hash}.tar.gz", {**credentials(pair), **more})
-    assert response.status_code == 200, response.text
-    assert len(response.content) == int(response.headers["content-length"])
-    return response.content
-
-
-def content(archive: bytes, suffix: str) -> str:
-    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-        (name,) = [name for name in tar.getnames() if name.endswith(suffix)]
-        file = tar.extractfile(name)
-        assert file is not None
-        return file.read().decode()
 
 
 def say_go(daemon: Daemon, job_hash: str) -> None:
@@ -182,6 +121,39 @@ def test_a_failure_is_told_to_the_owner_and_not_written_down(tmp_path: Path, new
     assert answer["status"] == "failed"
     assert "its log says why" in daemon.rows("SELECT reason FROM jobs")[0]["reason"]
     assert IN_REASON in content(fetch(daemon, pair, job_hash, node="work0"), "sc_work_0.log")
+
+
+def test_results_are_fetched_again_as_the_status_page_says(tmp_path: Path, new_daemon: NewDaemon, pair: Pair) -> None:
+    """A browser's session does not hold the key: no link leads to what it cannot open, and the page says what does."""
+    daemon = new_daemon(bob(pair))
+    place = tmp_path / "client"
+    report = run_client(place, "work", daemon, f"script=echo {IN_OUTPUT} > said", username="bob", password=pair.sent)
+    job_hash = report["job_hash"]
+    wait_until_sealed(daemon, job_hash)
+
+    with httpx2.Client(base_url=daemon.url, follow_redirects=True) as browser:
+        token = re.findall(r'name="token" value="([^"]+)"', browser.get("/login").text)[0]
+        form = {"username": "bob", "password": pair.sent, "token": token}
+        assert browser.post("/login", data=form).status_code == 200
+        page = browser.get(f"/job/{job_hash}").text
+        assert "encrypted to your key, which this page does not hold" in page
+        assert "sc-remote -reconnect -cfg build/DESIGN/JOBNAME/sc_remote.pkg.json" in page
+        assert re.findall(r'href="[^"]*(?:results|/log)[^"]*"', page) == [], "links that lead to nothing"
+        (node,) = daemon.rows("SELECT n FROM nodes WHERE step = 'work'")
+        for path in ("results.tar.gz", f"node/{node['n']}/results.tar.gz", f"node/{node['n']}/log"):
+            refused = browser.get(f"/job/{job_hash}/{path}")
+            assert refused.status_code in (403, 404)
+            assert "encrypted to" in refused.text, "an old link does not say what is wrong"
+
+    shutil.rmtree(place / "build/top/job0/work")
+    command = [str(Path(RUNTIME).with_name("sc-remote")), "-credentials", str(place / "credentials"), "-reconnect"]
+    done = subprocess.run(
+        [*command, "-cfg", "build/top/job0/sc_remote.pkg.json"], cwd=place, capture_output=True, text=True, timeout=120,
+        env={"PATH": os.environ["PATH"], "HOME": str(place), "LANG": "C.UTF-8"},
+    )  # fmt: skip
+    said = place / "build/top/job0/work/0/said"
+    assert said.exists(), f"{done.stdout}{done.stderr}"
+    assert said.read_text().strip() == IN_OUTPUT
 
 
 # -- crashes
@@ -327,7 +299,8 @@ def test_nobody_else_and_no_other_key(tmp_path: Path, new_daemon: NewDaemon, pai
     daemon.file.write_text(daemon.file.read_text().replace(pair.public, other.public))
     daemon.start()
     refused = daemon.post(f"/get_results/{job_hash}.tar.gz", credentials(other))
-    assert (refused.status_code, refused.json()["message"]) == (403, WRONG)
+    assert refused.status_code == 403
+    assert refused.json()["message"].startswith(WRONG)
     code, message = resume(daemon, other, job_hash, "script=true")
     assert (code, "encrypted to another key of this account" in message) == (400, True), message
     assert daemon.progress(job_hash, **credentials(other))["status"] == "completed", "the job was changed by it"
@@ -337,7 +310,7 @@ def test_nobody_else_and_no_other_key(tmp_path: Path, new_daemon: NewDaemon, pai
 def test_the_clients_own_report_of_a_wrong_key(tmp_path: Path, new_daemon: NewDaemon, pair: Pair) -> None:
     daemon = new_daemon(bob(pair))
     other = make_pair(tmp_path / "other")
-    report: Json = run_client(
+    report = run_client(
         tmp_path / "client", "chain", daemon, username="bob", password=other.sent, check=False, timeout=60
     )
     assert "Wrong user name or key." in report["log"]

@@ -1,8 +1,6 @@
 """Users of the site's own directory, in a real one: PAM with a file of passwords, LDAP by a slapd with TLS."""
 
 import base64
-import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -12,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ..harness import Daemon, free_port, wait_until
+from .people import PASSWORD, pam_service, why_no_pam
 from .submission import collected, manifest
 
 NewDaemon = Callable[..., Daemon]
-PASSWORD, WRONG = "a secret; with ünicode", "Wrong user name or key."
-_PWDFILE = [*Path("/lib").glob("*/security/pam_pwdfile.so"), *Path("/usr/lib").glob("*/security/pam_pwdfile.so")]
+WRONG = "Wrong user name or key."
 
 
 def try_people(daemon: Daemon) -> None:
@@ -39,20 +37,10 @@ def try_people(daemon: Daemon) -> None:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[str]:
-    if os.geteuid() != 0 or not _PWDFILE:
-        pytest.skip("a PAM service can be made by root alone, and needs libpam-pwdfile")
-    passwords = tmp_path / "passwords"
-    hashed = subprocess.run(
-        ["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    passwords.write_text(f"alice:{hashed}\nexpired:{hashed}\n")
-    name = f"scd-test-{secrets.token_hex(4)}"
-    file = Path("/etc/pam.d", name)
-    file.write_text(
-        f"auth required pam_pwdfile.so pwdfile={passwords}\naccount required pam_succeed_if.so quiet user != expired\n"
-    )
-    yield name
-    file.unlink()
+    if why_no_pam():
+        pytest.skip(why_no_pam())
+    with pam_service(tmp_path / "passwords", "alice", "expired") as name:
+        yield name
 
 
 def test_pam(new_daemon: NewDaemon, service: str) -> None:

@@ -1,9 +1,12 @@
 """Limits, fair shares, reload and drain of a real daemon."""
 
 import concurrent.futures
+import gzip
+import io
 import json
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +100,28 @@ def test_a_group_is_one_budget(new_daemon: NewDaemon) -> None:
     assert 3000 < info["compute_time"] <= 3600, "the smallest that is left is the group's"
 
 
+def test_who_joins_a_group_brings_along_what_he_has_used(new_daemon: NewDaemon) -> None:
+    group = '\n[groups.vlsi.limits]\ncompute_time = "1h"\n'
+    daemon = new_daemon()
+    configure(daemon, users("alice", "bob", bob='groups = ["vlsi"]\n') + group)
+    daemon.stop()
+    daemon.start()
+    alice = {"username": "alice", "key": "alice"}
+    job_hash = submitted(daemon, ("work", "script=sleep 3", "threads=1"), "alice")
+    assert daemon.wait(job_hash, 60, alice)["status"] == "completed"
+    (spent,) = daemon.rows("SELECT sum(core_seconds) AS s FROM ledger")
+    assert spent["s"] > 3
+
+    def left() -> int:
+        return int(daemon.post("/check_server/", {"username": "bob", "key": "bob"}).json()["user_info"]["compute_time"])
+
+    assert left() == 3600
+    for member, expected in (('groups = ["vlsi"]\n', int(3600 - spent["s"])), ("", 3600)):
+        configure(daemon, users("alice", "bob", alice=member, bob='groups = ["vlsi"]\n') + group)
+        ctl(daemon, "reload")
+        assert left() == expected, "what the group has left is not what its members have"
+
+
 def test_a_job_that_uses_its_compute_time_up_ends_as_timeout(new_daemon: NewDaemon) -> None:
     daemon = new_daemon('[limits]\ncompute_time = "3s"\n')
     job_hash = submitted(daemon, SLEEP)
@@ -120,6 +145,43 @@ def test_a_job_that_uses_its_compute_time_up_ends_as_timeout(new_daemon: NewDaem
     wait_until(
         lambda: all(state(daemon, one)["state"] == "running" for one in begun), "they do not go on with more time", 60
     )
+
+
+def test_preparing_is_charged_and_ends_with_the_compute_time(new_daemon: NewDaemon) -> None:
+    """Who computes, or hangs, while his job is prepared does it at his own cost, and not for ever."""
+    daemon = new_daemon('[limits]\ncompute_time = "2s"\n')
+    answer = daemon.submit(manifest("chain"), many_files(300_000))
+    assert answer.status_code == 200, answer.text
+    job_hash = answer.json()["job_hash"]
+    wait_until(lambda: state(daemon, job_hash)["state"] == "preparing", "it is not prepared")
+    wait_until(
+        lambda: json.loads(ctl(daemon, "--json", "usage"))["usage"][0]["core_seconds"] > 0,
+        "it does not count as it runs",
+    )
+    assert daemon.wait(job_hash, 120)["status"] == "timeout", daemon.log.read_text()
+    assert state(daemon, job_hash)["reason"].startswith("out of compute time: 00:00:0")
+    assert daemon.rows("SELECT * FROM nodes") == [], "it was prepared all the same"
+    (attempt,) = daemon.rows("SELECT state, elapsed, cores FROM attempts")
+    assert (attempt["state"], attempt["cores"]) == ("timeout", 1)
+    (spent,) = daemon.rows("SELECT sum(core_seconds) AS s FROM ledger")
+    assert spent["s"] == pytest.approx(attempt["elapsed"])
+    assert 2 <= spent["s"] < 20
+    refused = submit(daemon, SHORT)
+    assert refused.status_code == 400
+    assert "is out of compute time: 00:00:0" in refused.json()["message"]
+
+
+def many_files(number: int) -> bytes:
+    """An import that takes its time to be unpacked: empty files."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as plain:
+        for start in range(0, number, 10_000):
+            block = bytearray()
+            for each in range(start, min(start + 10_000, number)):
+                block += tarfile.TarInfo(f"d{each // 1000}/{each}").tobuf(tarfile.USTAR_FORMAT)
+            plain.write(block)
+        plain.write(bytes(1024))
+    return packed.getvalue()
 
 
 def test_an_upload_that_does_not_fit_is_refused(new_daemon: NewDaemon) -> None:
@@ -201,6 +263,35 @@ def test_reload_is_all_or_nothing_and_jobs_go_on(new_daemon: NewDaemon) -> None:
     assert running(daemon, "alice") == 1
 
 
+def test_a_reload_changes_what_waits_and_forgives_no_guess(new_daemon: NewDaemon) -> None:
+    """A raised limit starts what waited for it; a new password counts at once; who guessed too often still waits."""
+    daemon = new_daemon(users("bob") + "\n[local]\ncores = 4\n")
+    alice = {"username": "alice", "key": "alice"}
+    configure(daemon, users("alice") + "\n[users.alice.limits]\nmax_running_nodes = 1\n")
+    ctl(daemon, "reload")
+    jobs = [submitted(daemon, SLEEP, "alice") for _ in range(2)]
+    wait_until(lambda: running(daemon, "alice") == 1, "the node does not run", 60)
+    assert wait_for_text(daemon, jobs[1], "over your running-node limit of 1", alice), "the second does not wait"
+
+    def guess(number: int) -> int:
+        return daemon.post("/check_server/", {"username": "bob", "key": f"guess {number}"}).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        codes = list(pool.map(guess, range(40)))
+        assert 429 in codes, "nobody is throttled"
+        configure(daemon, users("alice").replace("[users.alice]", "[users.alice]\nlimits = { max_running_nodes = 2 }"))
+        ctl(daemon, "reload")
+        assert list(pool.map(guess, range(40, 60))).count(403) <= 6, "a reload lets a guesser begin anew"
+    wait_until(lambda: running(daemon, "alice") == 2, "the raised limit starts nothing", 60)
+
+    other = f'[users.alice]\npassword_hash = "{HASHER.hash("another")}"\n'
+    configure(daemon, other)
+    ctl(daemon, "reload")
+    assert daemon.post("/check_server/", alice).status_code == 403, "the old password is remembered"
+    assert daemon.post("/check_server/", {"username": "alice", "key": "another"}).status_code == 200
+    assert running(daemon, "alice") == 2, "jobs go on"
+
+
 def test_a_drain_outlives_a_restart_and_ends_by_resume(new_daemon: NewDaemon) -> None:
     daemon = new_daemon()
     job_hash = submitted(daemon, SLEEP)
@@ -247,7 +338,7 @@ def test_usage_and_users_are_shown_also_while_scd_is_down(new_daemon: NewDaemon,
     wait_until(lambda: daemon.rows("SELECT 1 FROM ledger WHERE result_bytes > 0"), "the download is not charged")
     daemon.stop()
     (alice, bob) = json.loads(ctl(daemon, "--json", "usage"))["usage"]
-    (owed,) = daemon.rows("SELECT sum(elapsed * cores) AS s FROM attempts WHERE step <> ''")
+    (owed,) = daemon.rows("SELECT sum(elapsed * cores) AS s FROM attempts")
     assert alice["user"] == "alice"
     assert alice["core_seconds"] == pytest.approx(owed["s"])
     assert alice["result_bytes"] == size

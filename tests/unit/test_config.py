@@ -85,6 +85,15 @@ def write(tmp_path: Path) -> Write:
         ('[local]\naccount = "a"\nlauncher = "x"', "local.launcher", "must be an absolute path"),
         (f'[users.a]\npassword_hash = "{HASH}"\naccount = "a"\n[users.b]\npassword_hash = "{HASH}"', "users.b.account",
          "is missing, and others have one"),
+        ('[local]\naccount = "{user}"', "local.account", 'is "{user}", and nobody has to log in'),
+        ('[auth.pam]\n[local]\naccount = "{user}"\nmin_uid = 0', "local.min_uid", "must be 1 or more"),
+        ('[auth.pam]\n[local]\naccount = "a"\naccount_groups = ["g"]', "local.account_groups",
+         "says who may have an account of his own"),
+        ('[auth.pam]\n[users.a]\naccount = "a"', "local.account", "is missing: jobs have accounts, and users of"),
+        (f'[local]\naccount = "{{user}}"\n[users."ä"]\npassword_hash = "{HASH}"', "users.ä.account",
+         "is missing, and no job runs as a Unix account 'ä'"),
+        (f'[local]\naccount = "{{user}}"\n[users.root]\npassword_hash = "{HASH}"', "users.root.account",
+         "is missing, and no job runs as a Unix account 'root'"),
         (f'[auth]\nrequired = false\n[users.a]\npassword_hash = "{HASH}"\naccount = "a"', "local.account",
          "is missing: nobody has to log in"),
         ('[local]\nisolation = "no"', "local.isolation", "Invalid enum value 'no'"),
@@ -239,6 +248,18 @@ def test_whose_account_a_job_has(write: Write) -> None:
     assert [config.account_of(user) for user in ("a", "b", "gone", "")] == ["alice", "guest", "guest", "guest"]
     assert load(write("")).accounts == set()
     assert load(write("")).account_of("a") == ""
+    assert not load(write("")).has_accounts
+
+
+def test_whose_own_account_a_job_has(write: Write) -> None:
+    hashed = f'password_hash = "{HASH}"\n'
+    config = load(write(f'[local]\naccount = "{{user}}"\n[users.a]\n{hashed}account = "alice"\n[users.b]\n{hashed}'))
+    assert config.has_accounts
+    assert config.accounts == {"alice"}, "what is not named is judged by what it is"
+    assert [config.account_of(user) for user in ("a", "b", "anybody", "")] == ["alice", "b", "anybody", ""]
+    assert [set(config.users_of(account)) for account in ("alice", "a", "b", "anybody", "")] == [
+        {"a", "alice"}, set(), {"b"}, {"anybody"}, set()
+    ]  # fmt: skip
 
 
 def test_a_licence_in_short_and_at_length(write: Write) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scd.auth import Authenticator
-from scd.auth.keys import PublicKey
+from scd.auth.keys import PublicKey, _rsa_numbers, private_key
 from scd.config import Config, User
 from scd.errors import ConfigError, Unauthorized
 from scd.sealed import seal, sealed
@@ -84,6 +84,40 @@ def test_the_public_half_of_a_stranger_does_not_help(pairs: dict[str, Pair], tmp
     assert forged != own
     assert not PublicKey("bob", pairs["ed25519"].public).matches(base64.b64encode(forged).decode())
     assert not PublicKey("bob", pairs["ed25519"].public).matches(base64.b64encode(other).decode())
+
+
+@pytest.mark.parametrize("kind", ["rsa", "pem"])
+@pytest.mark.parametrize("part", ["n", "e", "d", "p", "q"])
+def test_an_rsa_key_is_judged_by_its_secret(pairs: dict[str, Pair], kind: str, part: str) -> None:
+    """Everybody can write down bob's modulus and exponent. Each other number of the key has to be right, too."""
+    public, text = PublicKey("bob", pairs[kind].public), pairs[kind].private
+    first, *lines, last = text.rstrip().splitlines()
+    body = base64.b64decode("".join(lines))
+    number = getattr(_rsa_numbers(private_key(text)), part)
+    data = number.to_bytes((number.bit_length() + 7) // 8)
+    size = len(data) + (data[0] >> 7)  # as a signed number
+    data = data.rjust(size, b"\0")
+    head = (b"\x02\x03" if kind == "pem" else b"\0\0\0\x03") if part == "e" else b""
+    at = body.rindex(head + data) + len(head)
+    for byte in {at + size - 1, at + size // 2}:  # the last of its bytes, and one in the middle
+        changed = bytes([*body[:byte], body[byte] ^ 2, *body[byte + 1 :]])
+        forged = "\n".join([first, base64.b64encode(changed).decode(), last])
+        assert not public.matches(forged), f"a key with another {part} was let in"
+
+
+def test_two_numbers_that_make_the_modulus_are_not_enough(pairs: dict[str, Pair]) -> None:
+    """1 and the modulus itself are factors that a stranger knows."""
+    public, text = PublicKey("bob", pairs["pem"].public), pairs["pem"].private
+    numbers = _rsa_numbers(private_key(text))
+
+    def der(number: int) -> bytes:
+        data = number.to_bytes(number.bit_length() // 8 + 1)
+        return b"\x02\x82" + len(data).to_bytes(2) + data
+
+    for p, q in ((1, numbers.n), (numbers.n, 1)):
+        content = b"".join(map(der, (0, numbers.n, numbers.e, numbers.d, p, q, 1, 1, 1)))
+        body = base64.b64encode(b"\x30\x82" + len(content).to_bytes(2) + content).decode()
+        assert not public.matches(f"-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----")
 
 
 @pytest.mark.parametrize("user", ["bob", "alice", "nobody"])

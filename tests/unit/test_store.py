@@ -85,7 +85,7 @@ async def test_an_attempt_is_charged_once(store: JobStore) -> None:
         await store.add_attempt(db, attempt("p", step="", number=1))
         assert await store.end_attempt(db, attempt("p", step="", ended=time.time(), elapsed=9.0, state=N.SUCCESS))
     usage = await UsageStore(store.database).current(["alice"], 0, 100)
-    assert usage.core_seconds == 10.0, "elapsed x cores; preparing is free"
+    assert usage.core_seconds == 28.0, "elapsed x cores, of a preparation too"
     assert usage.unfinished_jobs == 1
 
 

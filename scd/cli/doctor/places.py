@@ -65,7 +65,7 @@ def _directory_permissions(config: Config) -> Iterator[Finding]:
                       f"chown -R {account.pw_name}: {place}")  # fmt: skip
         if status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX:
             yield bad("permissions", f"{place} can be written by others.", f"chmod go-w {place}")
-        if name != "cache" and config.accounts and not status.st_mode & stat.S_IXOTH:
+        if name != "cache" and config.has_accounts and not status.st_mode & stat.S_IXOTH:
             yield bad("permissions", f"Jobs with accounts of their own do not get through {place}.",
                       f"chmod 0711 {place}")  # fmt: skip
 
