@@ -6,8 +6,8 @@ New releases bring new ones: what is not known is shown as it is, and ends nothi
 import re
 from typing import NamedTuple
 
+from ..slurm_cli import QueueRow
 from ..states import NodeState
-from .slurm_cli import QueueRow
 
 
 class Ending(NamedTuple):

@@ -169,16 +169,3 @@ def test_a_server_without_slurm_says_so(tmp_path: Path) -> None:
         assert "has no Slurm cluster" in answer.text
     finally:
         daemon.end_everything()
-
-
-def test_accounts_and_slurm_are_refused_at_start(tmp_path: Path) -> None:
-    file = tmp_path / "scd.toml"
-    file.write_text('[local]\naccount = "games"\n[slurm]\n[users.a]\npassword_hash = "$argon2id$"\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "scd.daemon", "--check-config", "-c", str(file)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 78
-    assert "[slurm] cannot be used together with accounts of users yet" in done.stderr

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from scd.executors import slurm_cli as cli
-from scd.executors.slurm_cli import Answer, QueueRow, Verdict
+from scd import slurm_cli as cli
 from scd.placement import Partition, Placement
+from scd.slurm_cli import Answer, QueueRow, Verdict
 
 HASH = "0123456789abcdef0123456789abcdef"
 DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
@@ -27,7 +27,7 @@ def row(state: str, **fields: object) -> QueueRow:
 
 
 def test_the_queue_is_read_by_name() -> None:
-    found = cli.queue(Answer(0, QUEUE, ""), 0)
+    found = cli.queue(Answer(0, QUEUE, ""))
     assert found is not None
     assert {name.rpartition("-")[2]: rows[0].state for name, rows in found.items()} == {
         "5.1": "PENDING", "2.1": "RUNNING", "1.1": "COMPLETED", "4.1": "FAILED", "3.1": "CANCELLED", "9.1": "PENDING",
@@ -43,7 +43,7 @@ def test_the_queue_is_read_by_name() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        f"5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None",  # another user's, who has taken our name
+        f"5|alice|RUNNING|1|2|n|scd-{HASH}-5.1|None",
         "5|0|RUNNING|1|2|n|their job|None",
         f"5|0|RUNNING|1|2|n|scd-{HASH}-5.1x|None",
         f"5_1|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
@@ -54,12 +54,12 @@ def test_the_queue_is_read_by_name() -> None:
     ],
 )
 def test_what_is_not_ours_is_not_read(line: str) -> None:
-    assert cli.queue(Answer(0, f"{line}\n", ""), 0) == {}
+    assert cli.queue(Answer(0, f"{line}\n", "")) == {}
 
 
 @pytest.mark.parametrize("answer", [Answer(1, QUEUE, ""), Answer(None, "", ""), Answer(-9, "", "")])
 def test_a_failed_answer_is_no_empty_queue(answer: Answer) -> None:
-    assert cli.queue(answer, 0) is None
+    assert cli.queue(answer) is None
 
 
 def test_the_one_that_may_still_do_something_counts() -> None:
