@@ -70,7 +70,7 @@ def preparation(config: Config, executor: str, user: str) -> Placement:
     if executor != SLURM or slurm is None:
         return Placement()
     return Placement(
-        executor=SLURM, memory=slurm.memory, time=slurm.time, partition=slurm.partition,
+        executor=SLURM, memory=int(slurm.memory), time=float(slurm.time), partition=slurm.partition,
         account=config.slurm_account_of(user),
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def place(config: Config, node: PlanNode, user: str) -> Placement:
         executor=SLURM,
         cores=int(_bounded(max(1, node.cores or slurm.cores), slurm.max_cores)),
         memory=int(_bounded((node.memory or 0) * _MEGABYTE or slurm.memory, slurm.max_memory)),
-        time=_bounded(limit, slurm.max_time),
+        time=float(_bounded(limit, slurm.max_time)),
         partition=wanted,
         account=config.slurm_account_of(user),
         begin=_begin(node),

@@ -1,14 +1,12 @@
 """Nodes as Slurm batch jobs: what they get, what is refused, and how they end."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from ..harness import ROOT, Daemon, wait_until
+from ..harness import Daemon, wait_until
 from ..integration.submission import collected, manifest, member
 from .cluster import Cluster
 from .site import (
