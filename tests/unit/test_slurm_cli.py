@@ -181,3 +181,17 @@ def test_no_option_of_the_daemons_environment_is_passed_on(monkeypatch: pytest.M
     monkeypatch.setenv("SLURM_CONF", "/its/own")
     assert set(cli.environment("")) == {"PATH", "LC_ALL", "SLURM_TIME_FORMAT", "SLURM_CONF"}
     assert cli.environment("/mine")["SLURM_CONF"] == "/mine"
+
+
+def test_where_others_have_the_directories_slurm_opens_nothing() -> None:
+    argv = cli.sbatch("scd-x", "what", None, Placement("slurm", cores=1))
+    assert {"--chdir=/", "--output=/dev/null"} <= set(argv)
+    assert not [part for part in argv if "None" in part]
+
+
+def test_whose_a_job_is_comes_with_it() -> None:
+    found = cli.queue(
+        Answer(0, f"5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None\n6|7|PENDING|N/A|N/A||scd-{HASH}-5.1|None\n", "")
+    )
+    assert found is not None
+    assert [(row.id, row.user) for row in found[f"scd-{HASH}-5.1"]] == [("5", 1000), ("6", 7)]

@@ -229,3 +229,10 @@ def test_what_runs_is_told(known: Submission) -> None:
     claim(known)
     assert not claims.give_up(known.place, NodeState.ERROR, "cancelled")
     assert json.loads((known.place / "revoked").read_text()) == {"state": "error", "reason": "cancelled"}
+
+
+def test_what_another_account_calls_so_is_not_its_own(known: Submission) -> None:
+    rows = [QueueRow(str(user), "RUNNING", 1.0, 2.0, "n", NAME, "None", user) for user in (1000, 1001)]
+    assert known.own(rows) == [], "whose it is, is not known yet"
+    known.owner = 1001
+    assert [row.id for row in known.own(rows)] == ["1001"]
