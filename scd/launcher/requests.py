@@ -192,10 +192,13 @@ def _all_fit(name: str, values: tuple[str, ...], pattern: re.Pattern[str]) -> No
         raise ValueError(f"{name} are too many or malformed")
 
 
+# Made once: scd-launcher decodes in a fresh child each time.
+_DECODER: msgspec.json.Decoder[AnyRequest] = msgspec.json.Decoder(AnyRequest)
+
+
 def decode(message: bytes) -> AnyRequest:
     """Raises msgspec.DecodeError, ValidationError included."""
-    decoded: AnyRequest = msgspec.json.decode(message, type=AnyRequest)
-    return decoded
+    return _DECODER.decode(message)
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):

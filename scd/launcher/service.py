@@ -6,6 +6,7 @@ state: it can be killed and started again at any time, and jobs go on.
 """
 
 import argparse
+import gc
 import os
 import pwd
 import select
@@ -109,6 +110,7 @@ def serve(ground: Ground) -> None:
         signal.signal(number, stop)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     os.umask(0o077)
+    gc.freeze()  # else the first collection in each child would copy all of the memory that they share
     children: set[int] = set()
     slurm = ground.config.slurm
     most = _MOST_CHILDREN + (slurm.parallel if slurm is not None else 0)

@@ -373,6 +373,22 @@ def test_a_launcher_killed_while_it_submits_leaves_no_second_run(gateway: OnSlur
     assert "may or may not be in Slurm" in gateway.log.read_text()
 
 
+def test_a_daemon_killed_while_the_launcher_submits_finds_what_was_submitted(gateway: OnSlurm) -> None:
+    said = gateway.everybodys / "began"
+    gateway.replace("sbatch", f'touch {said}; sleep 3; exec /usr/bin/sbatch "$@"')
+    try:
+        job_hash = gateway.start_job("alice", f"{COUNT}; echo truly >out")
+        wait_until(said.exists, "sbatch was not called", _PATIENCE)
+        gateway.stop(signal.SIGKILL)
+    finally:
+        gateway.restore("sbatch")
+    super(Gateway, gateway).start()
+    assert gateway.finish("alice", job_hash)["status"] == "completed", gateway.logs()
+    assert gateway.result("alice", job_hash) == "truly\n"
+    assert runs(gateway, job_hash) == 1
+    assert len(slurm_jobs(gateway.slurm, f"scd-{job_hash}-0.1")) == 1
+
+
 def test_a_job_is_resumed_and_deleted_under_its_account(gateway: OnSlurm) -> None:
     script = "[ -e $HOME/again ] && echo again >out || { touch $HOME/again; exit 3; }"
     job_hash = gateway.start_job("alice", script)
