@@ -134,10 +134,9 @@ def _refuse(what: str, asked: str, partition: Partition, most: str, limit: str) 
 
 
 def vouch(config: Config, placement: Placement, account: str) -> None:
-    """Refuse what ``place`` and ``preparation`` make of no manifest, for jobs of a Unix account.
+    """Refuse what ``place`` and ``preparation`` give no job of a Unix account, whatever its manifest says.
 
-    It is not for manifests, whose nodes they bound, but for who gets a placement from somebody whom he need not
-    believe. Raises Misplaced.
+    For whoever is told a placement, and need not believe it. Raises Misplaced.
     """
     slurm = config.slurm
     if slurm is None or placement.executor != SLURM:

@@ -7,6 +7,7 @@
                                /ended.json
                                /alive          its time changes while the batch job lives
                                /revoked        how the attempt is to end, if it has not: the daemon's word
+                               /never          it was given up before it began
                                /output         what was caught of the batch job, for people
                                /runner.log
 

@@ -5,9 +5,10 @@ that sbatch is given is the launcher's own: names and paths follow from the job'
 placement must be one that the launcher's configuration could have led to.
 """
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def _make(ground: Ground, request: MakePlace) -> bool:
         ground.check_owner(fd, request.job_hash, account)
         become(account)
         os.umask(_UMASK)
-        with frame.inside(fd, frame.CONTROL) as there:
-            return there and claims.make(Path(claims.SLURM) / request.attempt)
+        with _control(fd, request.job_hash):
+            return claims.make(Path(claims.SLURM) / request.attempt)
 
 
 def _submit(ground: Ground, request: Submit) -> Answer:
@@ -104,7 +105,7 @@ def _sbatch(
         become(account)
         os.umask(_UMASK)
         if fresh:
-            with frame.inside(fd, frame.CONTROL):
+            with _control(fd, steps[-1]):
                 claims.make(Path(claims.SLURM) / fresh)
         inodes = {}
         for name in (frame.CONTROL, frame.ARCHIVES, frame.WORK):
@@ -122,9 +123,7 @@ def _give_up(ground: Ground, request: GiveUp) -> list[bool]:
         if not ground.become_owner(fd):  # it never was given to one, so nothing of it was submitted
             return [True] * len(request.attempts)
         os.umask(_UMASK)
-        with frame.inside(fd, frame.CONTROL) as there:
-            if not there:
-                raise Refused(f"job {request.job_hash} has no directory of its account's")
+        with _control(fd, request.job_hash):
             slurm = Path(claims.SLURM)
             return [claims.give_up(slurm / name, request.state, request.reason) for name in request.attempts]
 
@@ -138,6 +137,15 @@ def _cancel(ground: Ground, request: Cancel) -> None:
     own = {row.id for rows in (queue or {}).values() for row in rows if row.user == account.uid}
     if ids := sorted(own & set(request.ids)):
         cli.call(cli.scancel(ids, pending=request.pending, gently=request.gently), env, cli.QUERY_DEADLINE)
+
+
+@contextlib.contextmanager
+def _control(fd: int, job: str) -> Iterator[None]:
+    """Stand in a frame's ``control``, as its owner. Raises Refused."""
+    with frame.inside(fd, frame.CONTROL) as there:
+        if not there:
+            raise Refused(f"control of job {job} is not there, or not its account's")
+        yield
 
 
 def _slurm(ground: Ground) -> Slurm:

@@ -479,13 +479,14 @@ def test_check_config_asks_the_launcher(gateway: Gateway) -> None:
     assert "Restart scd-launcher" in done.stderr
 
 
-def test_check_config_sees_that_the_launcher_knows_no_slurm(gateway: Gateway) -> None:
-    text = gateway.file.read_text()
-    gateway.file.write_text(f"{text}[slurm]\n")
+def test_check_config_sees_that_the_launcher_knows_no_slurm(somewhere: Path) -> None:
+    made = Gateway(somewhere / "slurmless")
     try:
-        done = check_config(gateway)
+        made.start_launcher()
+        made.file.write_text(f"{made.file.read_text()}[slurm]\n")
+        done = check_config(made)
     finally:
-        gateway.file.write_text(text)
+        made.end_everything()
     assert done.returncode == 78
     assert "the configuration that scd-launcher has read has no [slurm]. Restart it" in done.stderr
 

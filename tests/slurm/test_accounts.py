@@ -32,7 +32,7 @@ from ..harness import ROOT, Json, run_client, wait_until
 from ..integration.submission import manifest, set_value
 from . import cluster as slurm_cluster
 from .cluster import Cluster
-from .site import COUNT, MIXED, runs, slurm_jobs
+from .site import COUNT, MIXED, runs, slow, slurm_jobs
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -309,7 +309,7 @@ def test_a_cancel_ends_what_runs_and_what_waits(gateway: OnSlurm) -> None:
     assert not gateway.rows("SELECT * FROM attempts WHERE job_hash = ? AND ended IS NULL", running)
 
 
-@pytest.mark.parametrize("victim", ["scd", "launcher", "both"])
+@pytest.mark.parametrize("victim", [pytest.param("scd", marks=slow), pytest.param("launcher", marks=slow), "both"])
 def test_nodes_go_on_without_the_two(gateway: OnSlurm, victim: str) -> None:
     job_hash = gateway.running("bob", "sleep 6; echo survived >out")
     if victim != "launcher":
@@ -351,7 +351,7 @@ def test_submissions_and_cancels_wait_for_a_launcher_that_is_down(gateway: OnSlu
     assert runs(gateway, late) == 1
 
 
-@pytest.mark.parametrize("how", ["submitted and hangs", "hangs"])
+@pytest.mark.parametrize("how", ["submitted and hangs", pytest.param("hangs", marks=slow)])
 def test_a_launcher_killed_while_it_submits_leaves_no_second_run(gateway: OnSlurm, how: str) -> None:
     """Its sbatch may have submitted: the job is looked for by its name before anything is submitted again."""
     said = gateway.everybodys / "said"
