@@ -19,6 +19,7 @@ from .board import Board
 from .config import DEFAULT_FILE, Config, Settings, is_loopback, load, render
 from .drain import Drain
 from .errors import ConfigError, ScdError
+from .executors.batches import AccountBatches, Batches, OwnBatches
 from .executors.local import LocalExecutor
 from .executors.router import Router
 from .executors.slurm import SlurmExecutor
@@ -94,7 +95,6 @@ def main() -> None:
 
 async def check(config: Config, file: Path) -> None:
     """What a start would ask of the machine. Raises ConfigError."""
-    refuse_accounts_in_slurm(config)
     Login(config)
     tls.try_out(config)
     with tempfile.TemporaryDirectory(prefix="scd-check-") as place:
@@ -102,15 +102,6 @@ async def check(config: Config, file: Path) -> None:
     if config.has_accounts:
         with _as_scd(config):
             await asyncio.to_thread(Gateway(Settings(config, file), patience=0).check)
-
-
-def refuse_accounts_in_slurm(config: Config) -> None:
-    """Raises ConfigError: batch jobs are submitted by scd's own account, whatever account a user has."""
-    if config.slurm is not None and config.has_accounts:
-        raise ConfigError(
-            "[slurm] cannot be used together with accounts of users yet: their nodes would run as scd's own account. "
-            "Take out [slurm], or account of [local] and of all [users.NAME]"
-        )
 
 
 def run(settings: Settings, file: Path, account: str, handed: Sequence[socket.socket]) -> None:
@@ -188,16 +179,15 @@ async def serve(settings: Settings, file: Path, account: str, handed: Sequence[s
     ``handed`` are sockets that the service manager holds; they take the place of those of the configuration.
     """
     config = settings.config
-    refuse_accounts_in_slurm(config)
     login = Login(config)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(config))
         certificate = tls.context(config)
         _warn_of_certificate(config)
         runtimes = await Runtimes.probe(config)
-        shared = config.paths.spool if config.slurm is not None else config.paths.state
-        sandboxes = await isolate(config, runtimes, file, Path(shared) / "sandbox")
-        launcher: Launcher = Gateway(settings) if config.has_accounts else LocalLauncher(config, runtimes, sandboxes)
+        sandboxes = await isolate(config, runtimes, file, Path(config.paths.state) / "sandbox")
+        gateway = Gateway(settings) if config.has_accounts else None
+        launcher: Launcher = gateway or LocalLauncher(config, runtimes, sandboxes)
         await asyncio.to_thread(launcher.check)
         spool = Spool(Path(config.paths.spool), launcher, shared=bool(config.has_accounts or config.server.accel))
         await asyncio.to_thread(spool.create)
@@ -212,8 +202,12 @@ async def serve(settings: Settings, file: Path, account: str, handed: Sequence[s
         executor = Router([local])
         scheduler.use(executor)
         if config.slurm is not None:
-            scripts = BatchScripts(config, runtimes, sandboxes)
-            slurm = SlurmExecutor(config.slurm, spool, scripts.write, local, scheduler.wake)
+            batches: Batches = (
+                AccountBatches(gateway, spool)
+                if gateway is not None
+                else OwnBatches(config.slurm, spool, BatchScripts(config, runtimes, sandboxes))
+            )
+            slurm = SlurmExecutor(config.slurm, spool, batches, local, scheduler.wake)
             stack.push_async_callback(slurm.close)
             await slurm.start()
             executor.add(slurm)

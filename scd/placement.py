@@ -20,6 +20,7 @@ LOCAL, SLURM = "local", "slurm"
 # SiliconCompiler ends a tool at its time limit, scd a node some seconds later; Slurm only if both did not.
 _TIME_MARGIN = 120.0
 _MEGABYTE = 2**20
+_MOST = 2**60
 _QUEUE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _BEGIN = re.compile(r"[A-Za-z0-9:+/-]{1,64}")
 _VALUE = re.compile(r"[ -~]{0,256}")
@@ -29,7 +30,7 @@ class Misplaced(ValueError):
     """A node asks for what this site does not give. The text is for the user."""
 
 
-class Placement(msgspec.Struct, frozen=True):
+class Placement(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Memory in bytes, time in seconds; for both 0, and for texts "", is Slurm's own default."""
 
     executor: str = LOCAL
@@ -70,7 +71,7 @@ def preparation(config: Config, executor: str, user: str) -> Placement:
     if executor != SLURM or slurm is None:
         return Placement()
     return Placement(
-        executor=SLURM, memory=slurm.memory, time=slurm.time, partition=slurm.partition,
+        executor=SLURM, memory=int(slurm.memory), time=float(slurm.time), partition=slurm.partition,
         account=config.slurm_account_of(user),
     )  # fmt: skip
 
@@ -94,7 +95,7 @@ def place(config: Config, node: PlanNode, user: str) -> Placement:
         executor=SLURM,
         cores=int(_bounded(max(1, node.cores or slurm.cores), slurm.max_cores)),
         memory=int(_bounded((node.memory or 0) * _MEGABYTE or slurm.memory, slurm.max_memory)),
-        time=_bounded(limit, slurm.max_time),
+        time=float(_bounded(limit, slurm.max_time)),
         partition=wanted,
         account=config.slurm_account_of(user),
         begin=_begin(node),
@@ -165,6 +166,37 @@ def _license_in_slurm(config: Config, node: PlanNode) -> str:
     return config.licenses[name].slurm if name else ""
 
 
+def vouch(config: Config, placement: Placement, account: str) -> None:
+    """Refuse what ``place`` and ``preparation`` give no job of a Unix account, whatever its manifest says.
+
+    For whoever is told a placement, and need not believe it. Raises Misplaced.
+    """
+    slurm = config.slurm
+    if slurm is None or placement.executor != SLURM:
+        raise Misplaced("This is not for Slurm.")
+    charged = {config.slurm_account_of(user) for user in ("", *config.users) if config.account_of(user) == account}
+    routes = {route.partition for route in config.dispatch.route}
+    queue = placement.partition
+    ranges = (
+        (placement.cores, 1, slurm.max_cores, slurm.cores), (placement.memory, 0, slurm.max_memory, slurm.memory),
+        (placement.time, 0, slurm.max_time, slurm.time),
+    )  # fmt: skip
+    if not all(least <= value <= (max(most, usual) if most else _MOST) for value, least, most, usual in ranges):
+        raise Misplaced("Its cores, memory or time are out of the range that [slurm] gives.")
+    if queue not in {"", slurm.partition, *routes} and not _is_allowed(slurm, queue):
+        raise Misplaced(f"The queue {queue!r} is none that [slurm] or a route names.")
+    if placement.account not in charged | {slurm.account}:
+        raise Misplaced(f"The Slurm account {placement.account!r} is none of {account}'s.")
+    if placement.license not in {"", *(one.slurm for one in config.licenses.values())}:
+        raise Misplaced(f"The licence {placement.license!r} is none of [licenses].")
+    if placement.begin and not _BEGIN.fullmatch(placement.begin):
+        raise Misplaced("Its start is not a time.")
+    for option in placement.options:
+        name, _, value = option.partition("=")
+        if name not in slurm.allow_options or not _VALUE.fullmatch(value):
+            raise Misplaced(f"The option {name!r} of sbatch is not one that [slurm] allows.")
+
+
 def more_memory(config: Config, memory: int) -> int | None:
     """What a node gets that ran out of ``memory``, None if nothing more."""
     slurm = config.slurm
@@ -185,9 +217,13 @@ def _bounded(wanted: float, most: float) -> float:
 
 def _queue(slurm: Slurm, node: PlanNode) -> str:
     queue = node.queue or ""
-    if not queue or (_QUEUE.fullmatch(queue) and any(fnmatchcase(queue, allowed) for allowed in slurm.queues)):
+    if not queue or _is_allowed(slurm, queue):
         return queue
     raise Misplaced(f"{node.key} asks for the queue {queue!r}, which this server does not use.")
+
+
+def _is_allowed(slurm: Slurm, queue: str) -> bool:
+    return bool(_QUEUE.fullmatch(queue)) and any(fnmatchcase(queue, allowed) for allowed in slurm.queues)
 
 
 def _begin(node: PlanNode) -> str:

@@ -40,6 +40,7 @@ class Gateway(Daemon):
             path.chmod(mode)
         self.launcher: subprocess.Popen[bytes] | None = None
         self.passwd: Path | None = None  # shown to it in place of /etc/passwd
+        self.environment: dict[str, str] | None = None  # the launcher's, instead of the tests'
 
     @property
     def socket(self) -> Path:
@@ -56,6 +57,7 @@ class Gateway(Daemon):
             self.launcher = subprocess.Popen(
                 [*start, "-c", str(self.file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
+                env=self.environment,
             )  # fmt: skip
         wait_until(lambda: self._greets(), "the launcher does not listen")
 

@@ -2,16 +2,15 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from .. import slurm_cli as cli
 from ..config import Slurm
 from ..placement import Partition
-from . import slurm_cli as cli
-from .slurm_cli import Answer, QueueRow
+from ..slurm_cli import Answer, QueueRow
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +18,9 @@ TICK = 1.0  # seconds between two looks while things change
 _BACKOFF = 1.5  # of looks at a queue in which nothing changes
 _LOAD = 20.0  # a look takes at most this part of the time
 _PARTITIONS_EVERY = 300.0
-_AT_ONCE = 500  # ids in one scancel
 
 T = TypeVar("T")
-Queue = Mapping[str, Sequence[QueueRow]]  # our jobs by name
+Queue = Mapping[str, Sequence[QueueRow]]  # what has a name of ours
 
 
 class Controller:
@@ -53,11 +51,8 @@ class Controller:
     async def ask(self, argv: Sequence[str]) -> Answer:
         return await self.do(cli.call, argv, self._env, cli.QUERY_DEADLINE)
 
-    async def submit(self, argv: Sequence[str], script: str) -> Answer:
-        return await self.do(cli.call, argv, self._env, cli.SUBMIT_DEADLINE, script)
-
     async def queue(self) -> Queue | None:
-        """All that Slurm has of ours, in one look; None if it did not answer: then nothing is known."""
+        """All that Slurm has with names of ours, in one look; None if it did not answer: then nothing is known."""
         begin = time.monotonic()
         answer = None
         if not self.reachable.is_set():  # squeue tries for ten seconds; this says at once whether anybody is there
@@ -65,7 +60,7 @@ class Controller:
         if answer is None or answer.code == 0:
             answer = await self.ask(cli.squeue())
         now = time.monotonic()
-        found = cli.queue(answer, os.geteuid()) if answer.code == 0 else None
+        found = cli.queue(answer)
         if found is None:
             self._set_reachable(answer.words)
             self._earliest = self.due = now + self._pace
@@ -80,12 +75,6 @@ class Controller:
     async def has(self, job: str, name: str) -> bool | None:
         """Whether it has this job under this name, None if it does not say."""
         return cli.is_known(await self.ask(cli.show_job(job)), name)
-
-    async def cancel(self, ids: Sequence[str], *, pending: bool = False, gently: bool = False) -> None:
-        """Many with one command. Its answer does not matter: whether a job ended is seen in the queue."""
-        for start in range(0, len(ids), _AT_ONCE):
-            argv = cli.scancel(ids[start : start + _AT_ONCE], pending=pending, gently=gently)
-            await self.ask(argv)
 
     async def read_partitions(self) -> None:
         """Now and then: a site changes them seldom."""

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from ..launcher.base import Launcher, dismiss
+from ..launcher.orders import order
 from ..model import NodeKey
 from ..spool import Spool
 from ..states import NodeState
 from .base import Observation, Spec
-from .orders import order
 from .records import snapshot_name
 from .session import MakeReady, Message, Session, Wake
 

@@ -6,11 +6,12 @@
                                /started.json   written by the batch job, whole or not there
                                /ended.json
                                /alive          its time changes while the batch job lives
-                               /revoked        written by the daemon: how the attempt ends, if it has not
-                               /output         what Slurm caught of the batch job, for people
+                               /revoked        how the attempt is to end, if it has not: the daemon's word
+                               /never          it was given up before it began
+                               /output         what was caught of the batch job, for people
                                /runner.log
 
-No job can write in here.
+No job can write in here; its account can, where it has one of its own. So nothing is read through a link.
 """
 
 import contextlib
@@ -19,12 +20,12 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..durable import open_plain, replace
-from ..launcher.batch import ALIVE, CLAIM, ENDED, REVOKED, STARTED, claim
-from ..states import NodeState
+from ..durable import open_plain
+from ..launcher.batch import ALIVE, ENDED, OUTPUT, STARTED
+from ..launcher.claims import CLAIM, held
 
-_OUTPUT = "output"
 _MOST_OUTPUT = 2000
+_MOST_RECORD = 64 * 2**20  # a plan of many thousand nodes fits
 
 Record = dict[str, Any]
 
@@ -39,41 +40,20 @@ class Look(NamedTuple):
     said: str = ""  # the last line of the output of one that left no record yet
 
 
-def make(place: Path) -> bool:
-    """Whether it is new: then nothing of this attempt was ever submitted. Raises OSError."""
-    place.parent.mkdir(mode=0o700, exist_ok=True)
-    try:
-        place.mkdir(mode=0o700)
-    except FileExistsError:
-        return False
-    return True
-
-
 def look(place: Path, *, known_started: bool) -> Look:
     """Listing a directory asks a network file system's server anew: a name that was missing a moment ago is seen."""
     try:
-        names = set(os.listdir(place))
+        with held(place) as there:
+            names = set(os.listdir(there))
+            return Look(
+                CLAIM in names,
+                None if known_started or STARTED not in names else _read(there / STARTED),
+                _read(there / ENDED) if ENDED in names else None,
+                _changed(there / ALIVE) if ALIVE in names else None,
+                _last_line(there / OUTPUT) if not names & {STARTED, ENDED} else "",
+            )
     except OSError:
         return Look()
-    return Look(
-        CLAIM in names,
-        None if known_started or STARTED not in names else _read(place / STARTED),
-        _read(place / ENDED) if ENDED in names else None,
-        _changed(place / ALIVE) if ALIVE in names else None,
-        _last_line(place / _OUTPUT) if not names & {STARTED, ENDED} else "",
-    )
-
-
-def give_up(place: Path, state: NodeState, reason: str) -> bool:
-    """End an attempt, whatever became of it; whether it never ran and now never will. Raises OSError.
-
-    A batch job that runs sees this at its next look, also while Slurm cannot be reached.
-    """
-    make(place)
-    aside = place / f".{REVOKED}"
-    aside.write_text(json.dumps({"state": state, "reason": reason}))
-    replace(aside, place / REVOKED)
-    return claim(place)
 
 
 def _last_line(path: Path) -> str:
@@ -86,8 +66,8 @@ def _last_line(path: Path) -> str:
 
 
 def _read(path: Path) -> Record | None:
-    with contextlib.suppress(OSError, ValueError), open(open_plain(path), "rb") as file:
-        record = json.loads(file.read())
+    with contextlib.suppress(OSError, ValueError, RecursionError), open(open_plain(path), "rb") as file:
+        record = json.loads(file.read(_MOST_RECORD))
         return record if isinstance(record, dict) else None
     return None
 

@@ -16,22 +16,23 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+from .. import slurm_cli as cli
 from ..config import Slurm
-from ..launcher.base import Work
+from ..errors import ScdError
+from ..launcher.base import LauncherDown
 from ..model import NodeKey
 from ..placement import Partition
 from ..procfs import boot_id
 from ..spool import Spool
 from ..states import NodeState
 from . import places
-from . import slurm_cli as cli
 from .base import Observation, Spec
+from .batches import Batches, place
 from .controller import TICK, Controller, Queue
 from .local import LocalExecutor
-from .orders import order
 from .places import Look
 from .submission import MARGIN, Stage, Submission
 
@@ -43,19 +44,19 @@ _RESEND = 5.0  # between two tries to cancel
 _HARD = 15.0  # after which Slurm ends a batch job that was told to end
 _FULL = 15.0  # before the next try to get into a full queue
 _IDLE = 300.0
+_RELAUNCH = 2.0  # before scd-launcher is asked again
 _DOWN = "waiting for Slurm: its controller does not answer"
-
-Script = Callable[[Work, Mapping[str, Any], Path], str]
+_UNLAUNCHED = "waiting for scd-launcher: it does not answer"
 
 
 class SlurmExecutor:
     name = "slurm"
 
-    def __init__(self, config: Slurm, spool: Spool, script: Script, here: LocalExecutor, wake: Callable[[], None]):
+    def __init__(self, config: Slurm, spool: Spool, batches: Batches, here: LocalExecutor, wake: Callable[[], None]):
         """``here`` looks at the files of nodes that run: in the job's sandbox, on this machine."""
         self._config = config
         self._spool = spool
-        self._script = script
+        self._batches = batches
         self._here = here
         self._wake = wake
         self._boot = boot_id()
@@ -91,8 +92,8 @@ class SlurmExecutor:
 
     async def submit(self, spec: Spec) -> str:
         if spec.name not in self._known:
-            place = self._spool.job(spec.job_hash).control / "slurm" / spec.name.rpartition("-")[2]
-            known = self._known[spec.name] = Submission(spec, place, self._config.record_timeout, self._boot)
+            there = place(self._spool, spec.name)
+            known = self._known[spec.name] = Submission(spec, there, self._config.record_timeout, self._boot)
             self._todo.put_nowait(known)
         return spec.name
 
@@ -142,7 +143,11 @@ class SlurmExecutor:
             known = await self._todo.get()
             try:
                 await self._submit(known)
-            except OSError as error:
+            except LauncherDown:
+                known.stage, known.seen.waiting = Stage.WAITING, _UNLAUNCHED
+                self._later(known, _RELAUNCH)
+                self._wake()
+            except (OSError, ScdError) as error:
                 known.end(NodeState.ERROR, f"it cannot be submitted: {error}")
                 self._wake()
             except Exception:  # one attempt's trouble must not hold up all others
@@ -152,8 +157,9 @@ class SlurmExecutor:
 
     async def _submit(self, known: Submission) -> None:
         if known.fresh:
+            new, known.owner = await self._slurm.do(self._batches.make, known.spec)
             known.fresh = False
-            if not await self._slurm.do(places.make, known.place):
+            if not new:
                 # An earlier daemon may have submitted it.
                 known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
                 self._hurry()
@@ -162,21 +168,18 @@ class SlurmExecutor:
         await self._slurm.reachable.wait()
         if known.ended or known.kill is not None:
             return  # the watch ends it
-        spec = known.spec
         known.stage = Stage.SENDING
-        known.submissions += 1
         self._hurry()  # it may be in the queue, and over, while sbatch still has not answered
-        what = f"job={spec.job_hash} node={spec.key or 'prepare'} user={spec.user or '-'}"
-        argv = cli.sbatch(spec.name, what, str(known.place), spec.placement)
-        directory = self._spool.job(spec.job_hash)
-        work = Work(directory, spec.job_hash, spec.design, spec.jobname, spec.runtime, spec.user)
-        answer = await self._slurm.submit(argv, self._script(work, order(spec, directory), known.place))
+        answer = await self._slurm.do(self._batches.submit, known.spec)
         known.take_answer(*cli.submitted(answer))
         self._news = True  # told with the next look: thousands of them come in a few seconds
         if known.stage is Stage.WAITING and not known.ended:
-            known.not_before = time.monotonic() + _FULL
-            self._todo.put_nowait(known)
+            self._later(known, _FULL)
         self._hurry()
+
+    def _later(self, known: Submission, seconds: float) -> None:
+        known.not_before = time.monotonic() + seconds
+        self._todo.put_nowait(known)
 
     # -- watching
 
@@ -212,11 +215,13 @@ class SlurmExecutor:
             self._see_off(queue)
         await self._cancel_in_slurm()
         runs = any(known.seen.started is not None and not known.ended for known in live)
-        self._next_turn = now + TICK if runs else self._slurm.due  # records are looked for between two queries
+        owed = any(known.kill is not None and not known.given_up for known in self._known.values())
+        # Records are looked for between two queries, and a launcher that was away is asked again.
+        self._next_turn = now + TICK if runs or owed else self._slurm.due
         await self._slurm.read_partitions()
 
     async def _judge(self, live: Sequence[Submission], queue: Queue | None) -> None:
-        rows = {known.name: None if queue is None else queue.get(known.name, ()) for known in live}
+        rows = {known.name: None if queue is None else known.own(queue.get(known.name, ())) for known in live}
         looked = await self._slurm.do(_look_at, [known for known in live if known.worth_a_look(rows[known.name])])
         now = time.monotonic()
         news, self._news = self._news, False
@@ -240,8 +245,10 @@ class SlurmExecutor:
         assert known.doom is not None
         state, reason, lost = known.doom
         try:
-            await self._slurm.do(places.give_up, known.place, state, reason)
-        except OSError as error:
+            await self._slurm.do(self._batches.give_up, known.spec.job_hash, [known.name], state, reason)
+        except LauncherDown:
+            return
+        except (OSError, ScdError) as error:
             log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
         else:
             known.end(state, reason, lost)
@@ -265,7 +272,7 @@ class SlurmExecutor:
             if known.submissions < _MOST_SUBMISSIONS:
                 known.send_again()
                 self._todo.put_nowait(known)
-            elif await self._slurm.do(places.give_up, known.place, NodeState.ERROR, ""):
+            elif await self._give_up([known], NodeState.ERROR, "") == [True]:
                 known.end(NodeState.ERROR, "Slurm takes it again and again, and then does not know it", lost=True)
                 self._wake()
 
@@ -273,20 +280,30 @@ class SlurmExecutor:
 
     async def _give_up_killed(self) -> None:
         """What never ran never will; what runs is told so in its directory, also while Slurm is away."""
+        killed: dict[tuple[str, NodeState, str], list[Submission]] = {}
         for known in (*self._known.values(), *self._leaving.values()):
-            if known.kill is None or known.ended or known.given_up:
-                continue
-            known.given_up = True
-            try:
-                never_ran = await self._slurm.do(places.give_up, known.place, *known.kill)
-            except OSError as error:  # a disk that is full: Slurm will be told all the same
-                log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
-                never_ran = False
-            if never_ran:
-                if known.stage is not Stage.WAITING:
-                    self._leaving[known.name] = known
-                known.end(*known.kill)
-                self._wake()
+            if known.kill is not None and not known.ended and not known.given_up:
+                killed.setdefault((known.spec.job_hash, *known.kill), []).append(known)
+        for (_, state, reason), submissions in killed.items():
+            outcomes = await self._give_up(submissions, state, reason)
+            for known, never_ran in zip(submissions, outcomes, strict=False):
+                known.given_up = True
+                if never_ran:
+                    if known.stage is not Stage.WAITING:
+                        self._leaving[known.name] = known
+                    known.end(state, reason)
+                    self._wake()
+
+    async def _give_up(self, submissions: Sequence[Submission], state: NodeState, reason: str) -> list[bool]:
+        """Of one job; nothing if they have to be given up again."""
+        job_hash, names = submissions[0].spec.job_hash, [known.name for known in submissions]
+        try:
+            return await self._slurm.do(self._batches.give_up, job_hash, names, state, reason)
+        except LauncherDown:
+            return []
+        except (OSError, ScdError) as error:  # a disk that is full: Slurm will be told all the same
+            log.error("job=%s %s cannot be given up: %s", job_hash, ", ".join(names), error)
+            return [False] * len(names)
 
     async def _cancel_in_slurm(self) -> None:
         """All of them with a few commands. What pends goes at once; what runs is told to end, and later made to."""
@@ -294,24 +311,27 @@ class SlurmExecutor:
             return
         now = time.monotonic()
         candidates = (*self._known.values(), *self._leaving.values())
-        due = [
-            (known, known.row.id)
-            for known in {known.name: known for known in candidates if known.given_up}.values()
-            if known.row is not None and not known.row.has_ended and now - known.told >= _RESEND
-        ]
-        if not due:
-            return
-        for known, _ in due:
-            known.told = now
-        await self._slurm.cancel([job for _, job in due], pending=True)
-        await self._slurm.cancel([job for known, job in due if now - known.killed < _HARD], gently=True)
-        await self._slurm.cancel([job for known, job in due if now - known.killed >= _HARD])
-        self._slurm.hurry()
+        due: dict[str, list[tuple[Submission, str]]] = {}
+        for known in {known.name: known for known in candidates if known.given_up}.values():
+            if known.row is not None and not known.row.has_ended and now - known.told >= _RESEND:
+                known.told = now
+                due.setdefault(known.spec.user, []).append((known, known.row.id))
+        for user, jobs in due.items():
+            soft = [job for known, job in jobs if now - known.killed < _HARD]
+            hard = [job for known, job in jobs if now - known.killed >= _HARD]
+            try:
+                await self._slurm.do(partial(self._batches.cancel, user, [job for _, job in jobs], pending=True))
+                await self._slurm.do(partial(self._batches.cancel, user, soft, gently=True))
+                await self._slurm.do(partial(self._batches.cancel, user, hard))
+            except ScdError as error:
+                log.warning("user=%s Slurm was not told to end jobs: %s", user or "-", error)
+        if due:
+            self._slurm.hurry()
 
     def _see_off(self, queue: Queue) -> None:
         now = time.monotonic()
         for name, known in list(self._leaving.items()):
-            known.row = cli.best(queue.get(name, ()))
+            known.row = cli.best(known.own(queue.get(name, ())))
             if known.row is not None:
                 known.missing = None
             elif known.missing is None:

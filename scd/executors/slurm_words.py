@@ -7,8 +7,8 @@ import re
 from typing import NamedTuple
 
 from ..placement import in_words
+from ..slurm_cli import QueueRow
 from ..states import NodeState
-from .slurm_cli import QueueRow
 
 
 class Ending(NamedTuple):

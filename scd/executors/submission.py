@@ -6,17 +6,17 @@ answered and no sign of life was seen for long enough. Times are of the daemon's
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 
+from .. import slurm_cli as cli
+from ..slurm_cli import QueueRow, Verdict
 from ..states import NodeState
 from ..units import format_duration
-from . import slurm_cli as cli
 from .base import Observation, Spec
 from .places import Look, Record
 from .records import observe
-from .slurm_cli import QueueRow, Verdict
 from .slurm_words import Ending, ending, explains, waiting
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ class Submission:
         self.seen = Observation(handle=spec.handle)
         self.stage = Stage.WAITING
         self.fresh = True  # its directory is not known to be there
+        self.owner: int | None = None  # the uid that its jobs have in Slurm, known with its directory
         self.submissions = 0
         self.not_before = 0.0
         self.row: QueueRow | None = None
@@ -82,6 +83,7 @@ class Submission:
 
     def take_answer(self, verdict: Verdict, text: str) -> None:
         self.missing = None
+        self.submissions += verdict is not Verdict.LATER
         match verdict:
             case Verdict.ACCEPTED:
                 self.stage, self.seen.handle, self.seen.waiting = Stage.SUBMITTED, text, ""
@@ -89,7 +91,6 @@ class Submission:
                 self.end(NodeState.ERROR, f"Slurm refused it: {text}")
             case Verdict.LATER:
                 self.stage, self.seen.waiting = Stage.WAITING, f"Slurm takes no more at the moment: {text}"
-                self.submissions -= 1
             case Verdict.UNCERTAIN:
                 log.warning("job=%s %s may or may not be in Slurm: %s", self.spec.job_hash, self.name, text)
                 self.stage = Stage.UNCERTAIN
@@ -100,6 +101,10 @@ class Submission:
         self.stage, self.missing, self.seen.handle = Stage.WAITING, None, ""
 
     # -- what is seen of it
+
+    def own(self, rows: Iterable[QueueRow]) -> list[QueueRow]:
+        """Of what has its name in Slurm that which is its own: anybody can call his job so."""
+        return [row for row in rows if row.user == self.owner]
 
     def judge(self, rows: Sequence[QueueRow] | None, found: Look | None, now: float) -> None:
         """``rows`` that Slurm has under its name, None if Slurm was not asked or did not answer."""

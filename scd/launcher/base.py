@@ -29,6 +29,10 @@ class LauncherDown(ScdError):
     """The launcher does not answer; it is asked again."""
 
 
+class Unanswered(LauncherDown):
+    """The launcher was asked, and has not said what came of it: it may have been done."""
+
+
 class Work(NamedTuple):
     """What a job's processes are started for. ``user`` is the job's owner as scd knows him, "" for anybody."""
 

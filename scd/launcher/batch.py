@@ -9,10 +9,12 @@ It runs on a compute node, outside the job's sandbox, and writes where the job c
 5. show that it lives, by the time of the file ``alive``.
 
 ``python -I -S boot.py scd.launcher.batch`` reads its task from its input, one JSON object. What it writes for the
-daemon lies in the attempt's own directory, each file whole or not at all.
+daemon lies in the attempt's own directory, each file whole or not at all. Where jobs have accounts the daemon, whose
+are the directories around those of the job, is not trusted by the job's account: see ``hold``.
 """
 
 import contextlib
+import errno
 import json
 import os
 import selectors
@@ -30,12 +32,15 @@ from ..channel import ChannelBroken, Message
 from ..durable import open_plain, replace
 from ..procfs import become_subreaper, boot_id, descends, kill_all, tree
 from .attempts import Attempt
+from .claims import REVOKED, claim, held
 from .remains import own_process
 from .results import discard, open_archive, publish
 from .runner import RunnerProcess
+from .tryout import try_out
 
-CLAIM, ALIVE, REVOKED, STARTED, ENDED = "claim", "alive", "revoked", "started.json", "ended.json"
-TEMPORARY_MARK = "{temporary}"  # in the sandbox's arguments: a directory of the node's own, known only there
+ALIVE, STARTED, ENDED, OUTPUT = "alive", "started.json", "ended.json", "output"
+# In the sandbox's arguments: directories of the node's own, known only there. The first is its /tmp.
+TEMPORARY_MARK, ETC_MARK = "{temporary}", "{etc}"
 
 _BEAT = 5.0  # seconds between two signs of life, and two looks for a revocation
 _GRACE = 2.5  # between TERM and KILL
@@ -45,13 +50,13 @@ _SIGNALLED = "ended by a signal from outside"
 
 
 class Batch:
-    def __init__(self, task: dict[str, Any], place: Path):
+    def __init__(self, task: dict[str, Any], place: Path, archives: Path, upload: Path, temporary: Path):
         self.place = place
-        self.archives = Path(task["archives"])
+        self.archives = archives
+        self.upload = upload
         self.attempt = Attempt(task["order"])
         self.spec: dict[str, Any] = task["spec"]
-        self.temporary = tempfile.mkdtemp(prefix="scd-")
-        self.spec["sandbox"] = [self.temporary if part == TEMPORARY_MARK else part for part in self.spec["sandbox"]]
+        self.temporary = str(temporary)
         self.selector = selectors.DefaultSelector()
         self.runner: RunnerProcess | None = None
         self.lost = ""  # why the runner is gone that ran the node: another one saves its logs
@@ -79,7 +84,6 @@ class Batch:
                 self._lose_patience()
         if self.runner is not None:
             self.runner.stop(self.selector)
-        shutil.rmtree(self.temporary, ignore_errors=True)
         return self.status
 
     def _serve(self, ready: object) -> None:
@@ -110,7 +114,8 @@ class Batch:
                 fds.append(open_archive(self.archives, self.attempt.archive))
                 stack.callback(os.close, fds[-1])
                 for upload in (order[kind] for kind in ("manifest", "import") if kind in order):
-                    fds.append(os.open(upload, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+                    path = self.upload / os.path.basename(upload)
+                    fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
                     stack.callback(os.close, fds[-1])
                 self._to_runner(order, tuple(fds))
             except OSError as error:
@@ -251,27 +256,79 @@ class Batch:
             time.sleep(_BEAT)
 
 
-def claim(place: Path) -> bool:
-    """Whether this attempt is now ours to run, or to give up. Nobody else can have it then. Raises OSError."""
+def hold(stack: contextlib.ExitStack, directory: Path, inode: int | None) -> Path:
+    """A path that leads to a directory whatever is renamed from now on. Raises OSError.
+
+    ``inode`` is what ``scd-launcher`` saw there when it submitted, as the job's account, which alone can have it then:
+    who has the directories above it could put a link in its place, to the account's own files. Devices differ from
+    machine to machine.
+    """
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    status = os.fstat(fd)
+    if inode is not None and (status.st_ino, status.st_uid) != (inode, os.geteuid()):
+        raise OSError(errno.ESTALE, "another directory is there", str(directory))
+    return Path(f"/proc/self/fd/{fd}")
+
+
+def furnish(task: dict[str, Any], stack: contextlib.ExitStack) -> Path:
+    """Make what the sandbox shows of this node's disk, and name it in the sandbox's arguments; the job's /tmp."""
+    own = Path(tempfile.mkdtemp(prefix="scd-"))
+    stack.callback(shutil.rmtree, own, ignore_errors=True)
+    temporary, etc = own / "tmp", own / "etc"
+    for directory in (temporary, etc):
+        directory.mkdir(mode=0o700)
+    for name, text in task["etc"].items():
+        (etc / name).write_text(text)
+        (etc / name).chmod(0o444)
+    spec = task["spec"]
+    marks = {TEMPORARY_MARK: str(temporary), ETC_MARK: str(etc)}
+    for mark, place in marks.items():
+        spec["sandbox"] = [
+            place + part.removeprefix(mark) if part.startswith(mark) else part for part in spec["sandbox"]
+        ]
+    return temporary
+
+
+def _run(task: dict[str, Any], stack: contextlib.ExitStack) -> int:
+    """The exit status of the batch job."""
+    control, inodes = Path(task["control"]), task["inodes"]
     try:
-        (place / CLAIM).mkdir(mode=0o700)
-    except FileExistsError:
-        return False
-    return True
+        pinned = hold(stack, control, inodes.get("control"))
+        archives, work = (hold(stack, control.with_name(name), inodes.get(name)) for name in ("archives", "work"))
+        upload = hold(stack, pinned / ".." / "upload", None)
+        place = stack.enter_context(held(pinned / task["place"]))
+        if inodes:  # then Slurm was not to open anything by its path
+            _catch_output(place)
+        ours = claim(place)
+    except OSError as error:
+        sys.exit(
+            f"{control / task['place']}: {error.strerror}. The spool must be a file system that compute nodes share, "
+            "at the same path"
+        )
+    if not ours:
+        print("another start of this attempt came first, or it was given up: nothing to do")
+        return 0
+    become_subreaper()
+    temporary, spec = furnish(task, stack), task["spec"]
+    if inodes:  # the runner looks for them in the finished sandbox
+        shown = ((spec["root"], work.stat()), (spec["env"]["TMPDIR"], temporary.stat()))
+        spec["settings"]["places"] = {path: [status.st_dev, status.st_ino] for path, status in shown}
+    if "order" not in task:
+        return try_out(spec, place / ENDED)
+    return Batch(task, place, archives, upload, temporary).run()
+
+
+def _catch_output(place: Path) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(place / OUTPUT, flags, 0o640)
+    for number in (1, 2):
+        os.dup2(fd, number)
+    os.close(fd)
 
 
 def main() -> None:
     task = json.load(sys.stdin)
-    place = Path(task["place"])
-    os.umask(0o077)
-    try:
-        ours = claim(place)
-    except OSError as error:
-        sys.exit(
-            f"{place}: {error.strerror}. The spool must be a file system that compute nodes share, at the same path"
-        )
-    if not ours:
-        print("another start of this attempt came first, or it was given up: nothing to do")
-        return
-    become_subreaper()
-    sys.exit(Batch(task, place).run())
+    os.umask(task["umask"])
+    with contextlib.ExitStack() as stack:
+        sys.exit(_run(task, stack))

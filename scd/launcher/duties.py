@@ -8,67 +8,46 @@ import contextlib
 import json
 import os
 import subprocess
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 
-from ..config import Config
 from ..procfs import ProcessId, alive
 from ..spool import Spool
-from . import accounting, frame, trial
-from .accounts import Account, Refused, become, find, owner
+from . import accounting, batches, frame, trial
+from .accounts import Account, Refused, become
 from .base import START_DEADLINE, Work
 from .cage import Cage
-from .cgroup import Cgroups
-from .requests import Adopt, Alive, AnyRequest, Check, Empty, Limits, Size, Start, Usage, Wipe
+from .ground import Ground
+from .requests import Adopt, Alive, AnyRequest, Check, Empty, Ready, Size, Start, Usage, Wipe
 from .sandbox import TEMPORARY
 from .shim import SPEC
 from .spec import SHIM, SHIM_ENVIRONMENT, shim_argv, shim_spec
 
 
-class Ground(NamedTuple):
-    """What the launcher stands on: its configuration, the file that it is from, scd's account, root's directory,
-    the cgroups of jobs."""
-
-    config: Config
-    file: Path
-    scd: Account
-    place: Path
-    cgroups: Cgroups | None = None
-    limits: str = ""  # on the cgroups, in words
-
-    @property
-    def spool(self) -> Path:
-        return Path(self.config.paths.spool)
-
-    def account(self, name: str) -> Account:
-        return find(name, self.config, self.scd)
-
-
 def carry_out(ground: Ground, request: AnyRequest) -> Any:
     """The reply's value. Raises Refused, Gone and OSError. This process may be another account's afterwards."""
     match request:
-        case Limits():
-            return ground.limits
+        case Ready():
+            return _ready(ground, request)
         case Check():
             ground.account(request.account)
             return True
         case Adopt():
-            frame.give(ground.spool, request.job_hash, ground.account(request.account), ground.scd)
+            frame.give(ground.spool, frame.steps_to(request.job_hash), ground.account(request.account), ground.scd)
         case Start():
             _start(ground, request, ground.account(request.account))
         case Empty():
             with frame.opened(ground.spool, ("staging", request.staged), ground.scd) as fd:
-                if _become_owner(fd, ground):
+                if ground.become_owner(fd):
                     frame.empty(fd)
         case Wipe():
             with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
-                if _become_owner(fd, ground):
+                if ground.become_owner(fd):
                     frame.wipe(fd)
         case Size():
             with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
-                return frame.size(fd) if _become_owner(fd, ground) else 0
+                return frame.size(fd) if ground.become_owner(fd) else 0
         case Alive():
             become(ground.account(request.account))
             return alive(ProcessId(request.pid, request.ticks, request.boot))
@@ -76,23 +55,20 @@ def carry_out(ground: Ground, request: AnyRequest) -> Any:
             account = ground.account(request.account)
             become(account)
             return _usage(request.pids, account)
+        case _:
+            return batches.carry_out(ground, request)
     return None
 
 
-def _become_owner(fd: int, ground: Ground) -> bool:
-    """Become the account whose job this is; whether there is one."""
-    uid = next((uid for name in frame.OWN if (uid := frame.owner_of(fd, name)) not in (None, ground.scd.uid)), None)
-    if uid is None:
-        return False
-    become(owner(uid, ground.scd))
-    return True
+def _ready(ground: Ground, request: Ready) -> str:
+    if request.slurm:
+        batches.check(ground)
+    return ground.limits
 
 
 def _start(ground: Ground, request: Start, account: Account) -> None:
     with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
-        for name in frame.OWN:
-            if frame.owner_of(fd, name) != account.uid:
-                raise Refused(f"{name} of job {request.job_hash} is not {account.name}'s")
+        ground.check_owner(fd, request.job_hash, account)
         found = trial.known(account, ground.config, ground.file, ground.place)
         runtimes = found.runtimes(ground.config)
         chosen, _ = runtimes.get(request.runtime)

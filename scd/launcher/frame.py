@@ -71,7 +71,7 @@ def identity(frame: int, name: str) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def give(spool: Path, job_hash: str, account: Account, scd: Account) -> None:
+def give(spool: Path, steps: tuple[str, ...], account: Account, scd: Account) -> None:
     """Make a frame's directories and uploads the account's; what is his already stays as it is.
 
     Root needs to be no more than the one who gives: everything is opened with scd's rights, and only what is scd's own,
@@ -80,7 +80,7 @@ def give(spool: Path, job_hash: str, account: Account, scd: Account) -> None:
     with contextlib.ExitStack() as stack:
         given: list[int] = []
         with acting_as(scd):
-            frame = stack.enter_context(opened(spool, steps_to(job_hash), scd))
+            frame = stack.enter_context(opened(spool, steps, scd))
             for name, mode in OWN.items():
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(name, 0o700, dir_fd=frame)
@@ -135,13 +135,13 @@ def wipe(frame: int) -> None:
     """As ``wipe.wipe``. The caller has become the owner of the frame's directories."""
     for name in (WORK, TMP):
         _empty(frame, name)
-    with _inside(frame, CONTROL) as there:
+    with inside(frame, CONTROL) as there:
         if there:
             wipe_control(Path())
 
 
 def _empty(frame: int, name: str) -> None:
-    with _inside(frame, name) as there:
+    with inside(frame, name) as there:
         for entry in list(os.scandir(".")) if there else []:
             if entry.is_dir(follow_symlinks=False):
                 remove_tree(Path(entry.name))
@@ -153,14 +153,14 @@ def size(frame: int) -> int:
     """Bytes on the disk of what lies in the frame's directories, but for ``tmp``. The caller has become their owner."""
     total = 0
     for name in OWN:
-        with _inside(frame, name) as there:
+        with inside(frame, name) as there:
             if there and name != TMP:
                 total += disk_usage(Path())
     return total
 
 
 @contextlib.contextmanager
-def _inside(frame: int, name: str) -> Iterator[bool]:
+def inside(frame: int, name: str) -> Iterator[bool]:
     """Stand in one of the frame's directories, whatever a job did to its mode; whether it is there."""
     try:
         fd = os.open(name, STEP, dir_fd=frame)

@@ -21,15 +21,16 @@ from ..errors import ConfigError
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
 from ..spool import JobDirectory, job_usage
-from .base import LauncherDown, ShimFailed, Work
+from .base import LauncherDown, ShimFailed, Unanswered, Work
 from .requests import (
+    BUFFER,
     MOST_BYTES,
     MOST_PIDS,
     Adopt,
     Alive,
     Check,
     Empty,
-    Limits,
+    Ready,
     Request,
     Size,
     Start,
@@ -37,7 +38,7 @@ from .requests import (
     Wipe,
     encode,
     read,
-)
+)  # fmt: skip
 from .wipe import wipe
 
 # An account's first job waits for its runtimes to be tried; a large tree takes its time to be removed.
@@ -58,7 +59,7 @@ class Gateway:
     def check(self) -> None:
         """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
         deadline = time.monotonic() + self._patience
-        log.info("scd-launcher: %s", self._insist(Limits(), deadline))
+        log.info("scd-launcher: %s", self._insist(Ready(self._settings.config.slurm is not None), deadline))
         for account in sorted(self._settings.config.accounts):
             self._insist(Check(account), deadline)
 
@@ -66,7 +67,7 @@ class Gateway:
         """Ask a launcher that may be about to start. Raises ConfigError."""
         while True:
             try:
-                return self._ask(request)
+                return self.ask(request)
             except ShimFailed as refusal:
                 raise ConfigError(f"scd-launcher: {refusal.message}") from None
             except LauncherDown as error:
@@ -88,18 +89,18 @@ class Gateway:
         return ""
 
     def adopt(self, job_hash: str, user: str) -> None:
-        self._ask(Adopt(job_hash, self._account(user)))
+        self.ask(Adopt(job_hash, self.account_of(user)))
 
     async def start(self, work: Work) -> None:
-        request = Start(work.job_hash, self._account(work.user), work.design, work.jobname, work.runtime)
-        await asyncio.to_thread(self._ask, request)
+        request = Start(work.job_hash, self.account_of(work.user), work.design, work.jobname, work.runtime)
+        await asyncio.to_thread(self.ask, request)
 
     def is_alive(self, process: ProcessId, user: str) -> bool:
         """Nothing lives on from another boot. Who has no account any more cannot be asked about, but seen perhaps."""
         if process.boot != boot_id():
             return False
         try:
-            return self._ask(Alive(self._account(user), *process)) is True
+            return self.ask(Alive(self.account_of(user), *process)) is True
         except ShimFailed:
             return alive(process)
 
@@ -112,7 +113,7 @@ class Gateway:
             for start in range(0, len(processes), MOST_PIDS):
                 batch = processes[start : start + MOST_PIDS]
                 try:
-                    answer = self._ask(Usage(self._account(user), tuple(pid for _, pid in batch)))
+                    answer = self.ask(Usage(self.account_of(user), tuple(pid for _, pid in batch)))
                     figures = msgspec.convert(answer, list[ResourceUsage | None])
                 except (LauncherDown, ShimFailed, msgspec.ValidationError):  # there is another sample in a second
                     continue
@@ -147,7 +148,8 @@ class Gateway:
         own = job_usage(directory)  # of what scd cannot look into it counts nothing
         return own + int(self._ask_for_files(Size(directory.name))) if _has_foreign(directory) else own
 
-    def _account(self, user: str) -> str:
+    def account_of(self, user: str) -> str:
+        """Raises ShimFailed."""
         account = self._settings.config.account_of(user)
         if not account:
             raise ShimFailed(f"The user {user!r} is not in the configuration any more, and has no account.")
@@ -158,23 +160,29 @@ class Gateway:
     def _ask_for_files(self, request: Request) -> Any:
         """Raises OSError: to those who ask, the launcher is a disk that is slow or failing."""
         try:
-            return self._ask(request)
+            return self.ask(request)
         except (LauncherDown, ShimFailed) as error:
             raise OSError(error.message) from None
 
-    def _ask(self, request: Request) -> Any:
-        """Raises LauncherDown, and ShimFailed for what it refuses."""
+    def ask(self, request: Request) -> Any:
+        """Raises LauncherDown, Unanswered among it, and ShimFailed for what it refuses."""
+        place = self._settings.config.local.launcher
+        message, sent = encode(request), False
+        if len(message) > MOST_BYTES:
+            raise ShimFailed("It is more than scd-launcher takes: too many nodes come before this one.")
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
                 channel.settimeout(_PATIENCE)
-                channel.connect(self._settings.config.local.launcher)
-                channel.sendall(encode(request))
+                channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+                channel.connect(place)
+                channel.sendall(message)
+                sent = True
                 data = channel.recv(MOST_BYTES)
             if not data:
-                raise LauncherDown("scd-launcher hung up")
+                raise Unanswered("scd-launcher hung up")
             reply = read(data)
         except (OSError, msgspec.DecodeError) as error:
-            raise LauncherDown(f"{self._settings.config.local.launcher}: {error}") from None
+            raise (Unanswered if sent else LauncherDown)(f"{place}: {error}") from None
         if reply.error:
             raise ShimFailed(reply.error)
         return reply.value

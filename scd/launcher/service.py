@@ -1,11 +1,12 @@
-"""``scd-launcher``: the only part of scd that is root. No network, no database, no HTTP.
+"""``scd-launcher``: the only part of scd that is root. No network as root, no database, no HTTP.
 
 It takes requests of scd's account on a Unix socket and forks a child for each, which checks everything again, becomes
-the account that is concerned, and only then touches anything of a job. The service itself holds no state: it can be
-killed and started again at any time, and jobs go on.
+the account that is concerned, and only then touches anything of a job, or talks to Slurm. The service itself holds no
+state: it can be killed and started again at any time, and jobs go on.
 """
 
 import argparse
+import gc
 import os
 import pwd
 import select
@@ -28,10 +29,11 @@ from ..systemd import notify
 from . import trial
 from .accounts import Account, Refused, find, gid_of
 from .cgroup import Gone, look
-from .duties import Ground, carry_out
+from .duties import carry_out
+from .ground import Ground
 from .requests import MOST_BYTES, Reply, decode, encode
 
-_MOST_CHILDREN = 32
+_MOST_CHILDREN = 32  # beside those that wait for sbatch
 _PATIENCE = 10.0  # for a request to come
 _CHILD_DEADLINE = 600
 _TIDY = 30.0
@@ -112,13 +114,16 @@ def serve(ground: Ground) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end it, and who sends it wants a reload
     os.umask(0o077)
+    gc.freeze()  # else the first collection in each child would copy all of the memory that they share
     children: set[int] = set()
+    slurm = ground.config.slurm
+    most = _MOST_CHILDREN + (slurm.parallel if slurm is not None else 0)
     with _listen(ground) as listener:
         print(f"scd-launcher {__version__} serves {ground.scd.name} on {ground.config.local.launcher}", file=sys.stderr)
         sys.stderr.flush()
         notify("READY=1")
         while not stopping:
-            sources: list[int] = [woken, *([listener.fileno()] if len(children) < _MOST_CHILDREN else [])]
+            sources: list[int] = [woken, *([listener.fileno()] if len(children) < most else [])]
             ready, _, _ = select.select(sources, [], [], _TIDY)
             if woken in ready:
                 os.read(woken, 4096)

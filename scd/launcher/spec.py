@@ -1,17 +1,19 @@
 """What a shim is told to run: computed from the configuration, never from what a client or a job says."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import Config
+from ..config import Config, Runtime
 from ..runtimes import BOOT, PATH, Runtimes, command, job_environment
 from .base import Work
-from .batch import TEMPORARY_MARK
-from .sandbox import TEMPORARY, Sandbox
+from .batch import ETC_MARK, TEMPORARY_MARK
+from .claims import SLURM
+from .sandbox import TEMPORARY, Sandbox, etc_files
 
 SHIM_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
 SHIM = [sys.executable, "-I", "-S", str(BOOT), "scd.launcher.shim"]
@@ -48,6 +50,8 @@ def shim_spec(
     }  # fmt: skip
 
 
+PROBE, PROBE_COMMENT = "0.1", "scdctl doctor"  # the attempt that it makes, and what Slurm is told of it
+
 # Slurm's TERM goes to every process of a job. Only the batch job itself and the node are to obey: the sandbox, or the
 # runner, would take the node's results with it.
 _UNMOVED = ["/bin/sh", "-c", 'trap "" TERM; exec "$@"', "sh"]
@@ -64,9 +68,14 @@ class BatchScripts:
         self._runtimes = runtimes
         self._sandboxes = sandboxes
 
-    def write(self, work: Work, order: Mapping[str, Any], place: Path) -> str:
+    def write(self, work: Work, order: Mapping[str, Any], attempt: str, inodes: Mapping[str, int] | None = None) -> str:
+        """``attempt`` is the name of its directory. Called as the account that the batch job will have.
+
+        ``inodes`` if the job has an account of its own: those of control, archives and work. The daemon, whose account
+        reads what the batch job writes, could rename them.
+        """
         chosen, versions = self._runtimes.get(work.runtime)
-        sandbox, directory = self._sandboxes.get(chosen.name), work.directory
+        sandbox, directory = self._sandbox(chosen.name), work.directory
         runner = command(chosen, "scd.runner.serve")
         settings = {**_settings(self._config, work, sandbox is not None), "packages": versions.packages, "places": {}}
         spec = {
@@ -76,8 +85,34 @@ class BatchScripts:
             "env": job_environment(chosen, str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
             "root": str(directory.work),
         }
-        task = {"place": str(place), "archives": str(directory.archives), "spec": spec, "order": order}
-        batch = shlex.join([chosen.python, "-I", "-S", str(BOOT), "scd.launcher.batch"])
+        return self._script(chosen, work, attempt, inodes, {"spec": spec, "order": order})
+
+    def probe(self, work: Work, inodes: Mapping[str, int] | None = None) -> str:
+        """As ``write``; it asks the first runtime what it has, in its sandbox, and leaves the answer as its record."""
+        runtime, _ = next(iter(self._runtimes))
+        sandbox, root = self._sandbox(runtime.name), str(work.directory.work)
+        spec = {
+            "sandbox": sandbox.argv(root, TEMPORARY_MARK) if sandbox else [],
+            "runner": command(runtime, "scd.runner.probe", "--brief"),
+            "settings": {},
+            "env": job_environment(runtime, root) | {"TMPDIR": TEMPORARY},
+            "root": root,
+        }
+        return self._script(runtime, work, PROBE, inodes, {"spec": spec})
+
+    def _sandbox(self, runtime: str) -> Sandbox | None:
+        """Its files in /etc are made where it is."""
+        sandbox = self._sandboxes.get(runtime)
+        return None if sandbox is None else sandbox._replace(etc=ETC_MARK)
+
+    def _script(
+        self, runtime: Runtime, work: Work, attempt: str, inodes: Mapping[str, int] | None, more: Mapping[str, Any]
+    ) -> str:
+        task = {
+            "control": str(work.directory.control), "place": f"{SLURM}/{attempt}", "inodes": inodes or {},
+            "umask": 0o077 if inodes is None else 0o027, "etc": etc_files(os.geteuid(), os.getegid()), **more,
+        }  # fmt: skip
+        batch = shlex.join([runtime.python, "-I", "-S", str(BOOT), "scd.launcher.batch"])
         return (
             f"#!/bin/sh\nexport PATH={PATH} LANG=C.UTF-8\nexec {batch} <<'END-OF-TASK'\n"
             f"{json.dumps(task, separators=(',', ':'))}\nEND-OF-TASK\n"

@@ -30,6 +30,9 @@ class Trial(msgspec.Struct, frozen=True):
         return Runtimes({runtime.name: (runtime, self.versions[runtime.name]) for runtime in config.runtime})
 
 
+_DECODER = msgspec.json.Decoder(Trial)  # made once: each child of the launcher reads one
+
+
 class _Failure(msgspec.Struct, frozen=True, tag=True):
     error: str
 
@@ -51,7 +54,7 @@ def known(account: Account, config: Config, file: Path, place: Path) -> Trial:
     """The account's trial, made now if it is its first. Still root. Raises Refused with what does not work."""
     kept = place / _TRIALS / f"{account.name}.json"
     try:
-        return msgspec.json.decode(kept.read_bytes(), type=Trial)
+        return _DECODER.decode(kept.read_bytes())
     except FileNotFoundError:
         pass
     home = place / _ACCOUNTS / account.name

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..archive import remove_tree
 from ..spool import JobDirectory
+from .claims import SLURM
 from .journal import redact
 
 _LOGS = ("runner.log", "shim.log")
@@ -22,4 +23,6 @@ def wipe_control(control: Path) -> None:
     """The journal keeps names, states and times: no name may be run twice."""
     for name in _LOGS:
         (control / name).unlink(missing_ok=True)
+    if (control / SLURM).is_dir():  # a batch job that Slurm starts again finds nothing to claim
+        remove_tree(control / SLURM)
     redact(control)

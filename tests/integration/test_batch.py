@@ -14,6 +14,7 @@ import pytest
 
 from scd.config import load
 from scd.executors import places
+from scd.launcher import claims
 from scd.launcher.base import Work
 from scd.launcher.isolation import isolate
 from scd.launcher.spec import BatchScripts
@@ -54,7 +55,7 @@ class Prepared:
 class Attempt:
     def __init__(self, job: Prepared, number: int):
         self.place = job.directory.control / "slurm" / f"2.{number}"
-        assert places.make(self.place)
+        assert claims.make(self.place)
         self.output = job.daemon.directory / f"batch-{number}.out"
         self.archive = job.directory.archives / f"2.{number}.tar.gz"
         order = {
@@ -62,7 +63,7 @@ class Attempt:
             "index": "0", "ancestors": [["get", "0", "success"]],
         }  # fmt: skip
         work = Work(job.directory, job.job_hash, "top", "job0", "default", "")
-        self.script = job.scripts.write(work, order, self.place)
+        self.script = job.scripts.write(work, order, self.place.name)
 
     def start(self) -> "subprocess.Popen[bytes]":
         """In a session of its own, as slurmstepd does."""
@@ -136,7 +137,7 @@ def test_a_second_start_runs_nothing(job: Prepared) -> None:
 
 def test_what_was_given_up_first_never_runs(job: Prepared) -> None:
     attempt = job.attempt("touch ../../../../../never")
-    assert places.give_up(attempt.place, NodeState.ERROR, "cancelled: by alice")
+    assert claims.give_up(attempt.place, NodeState.ERROR, "cancelled: by alice")
     assert attempt.run() == 0
     assert not (attempt.place / "ended.json").exists()
     assert not (job.directory.work / "never").exists()
@@ -160,7 +161,7 @@ def test_one_that_runs_sees_that_it_was_revoked(job: Prepared) -> None:
     attempt = job.attempt("sleep 300")
     process = attempt.start()
     wait_until(attempt.started, "it did not start")
-    assert not places.give_up(attempt.place, NodeState.ERROR, "cancelled: by alice")
+    assert not claims.give_up(attempt.place, NodeState.ERROR, "cancelled: by alice")
     assert process.wait(60) == 1
     assert (attempt.record["state"], attempt.record["reason"]) == ("error", "cancelled: by alice")
 

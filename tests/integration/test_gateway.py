@@ -279,8 +279,9 @@ def test_only_scd_is_answered(gateway: Gateway) -> None:
         b'{"request": "empty", "staged": "../jobs/00"}', b'{"request": "empty", "staged": "..0123456789abcd"}',
         b'{"request": "usage", "account": "ALICE", "pids": ["1"]}',
         b'{"request": "alive", "account": "ALICE", "pid": 1, "ticks": 1}',
+        b'{"request": "cancel", "account": "ALICE", "ids": ["--user=root"]}',
     ],
-    ids=range(24),
+    ids=range(25),
 )  # fmt: skip
 def test_a_malformed_request_is_refused(gateway: Gateway, message: bytes) -> None:
     answer = gateway.ask(message.replace(b"ALICE", ALICE.encode()))
@@ -488,6 +489,18 @@ def test_check_config_asks_the_launcher(gateway: Gateway) -> None:
     assert done.returncode == 78
     assert f"no user has the account '{NOBODYS}' in the configuration that scd-launcher has read" in done.stderr
     assert "Restart scd-launcher" in done.stderr
+
+
+def test_check_config_sees_that_the_launcher_knows_no_slurm(somewhere: Path) -> None:
+    made = Gateway(somewhere / "slurmless")
+    try:
+        made.start_launcher()
+        made.file.write_text(f"{made.file.read_text()}[slurm]\n")
+        done = check_config(made)
+    finally:
+        made.end_everything()
+    assert done.returncode == 78
+    assert "the configuration that scd-launcher has read has no [slurm]. Restart it" in done.stderr
 
 
 def test_check_config_misses_a_launcher_that_is_not_there(somewhere: Path) -> None:

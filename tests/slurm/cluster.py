@@ -59,9 +59,13 @@ SchedulerParameters=bf_interval=1,batch_sched_delay=0,sched_min_interval=50000,s
 class Cluster:
     """Ended daemons can be started again under their names: slurmctld, munged, node1 and so on."""
 
-    def __init__(self, directory: Path, extra: Sequence[str] = ()):
-        """``extra``: further lines of slurm.conf; of a key that is there twice, the last value holds."""
+    def __init__(self, directory: Path, extra: Sequence[str] = (), under: Sequence[str] = ()):
+        """``extra``: further lines of slurm.conf; of a key that is there twice, the last value holds.
+
+        ``under``: what is put before the command of each slurmd.
+        """
         self.directory = directory
+        self._under = under
         self.config = directory / "slurm.conf"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._odd: set[str] = set()  # daemons that were started in another way than usual
@@ -107,7 +111,7 @@ class Cluster:
             if process.poll() is not None:
                 self.launch(name)
         self.wait_until_it_answers()
-        self._run("scancel", "--user=root")
+        self.cancel_all()
         self._run("scontrol", "update", "partitionname=compute", "state=up")
         self._run("scontrol", "update", f"nodename=node[1-{NODES}]", "state=resume")
         self.wait_until_ready()
@@ -120,7 +124,7 @@ class Cluster:
                        f"--socket={place}/socket", f"--pid-file={place}/pid", f"--log-file={place}/log",
                        f"--seed-file={place}/seed"],
             "slurmctld": ["slurmctld", "-D", "-f", str(self.config)],
-        }.get(name, ["slurmd", "-D", "-N", name, "-f", str(self.config)])  # fmt: skip
+        }.get(name, [*self._under, "slurmd", "-D", "-N", name, "-f", str(self.config)])  # fmt: skip
         (self._odd.add if under else self._odd.discard)(name)
         with open(self.directory / f"{name}.out", "ab") as log:
             self._processes[name] = subprocess.Popen(
@@ -140,8 +144,8 @@ class Cluster:
         for process in self._processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGCONT)
-        self._run("scancel", "--user=root")
-        self._run("scancel", "--user=root", "--full", "--signal=KILL")
+        self.cancel_all()
+        self.cancel_all("--full", "--signal=KILL")
         deadline = time.monotonic() + _DOWN_WITHIN
         while self._steps() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -166,6 +170,11 @@ class Cluster:
         """Every job that Slurm knows of: id, name, state."""
         lines = self.output("squeue", "-h", "-t", "all", "-o", "%A %j %T").splitlines()
         return [dict(zip(("id", "name", "state"), line.split(), strict=True)) for line in lines]
+
+    def cancel_all(self, *how: str) -> None:
+        """Whoever they belong to."""
+        if ids := self.output("squeue", "-h", "-o", "%A").split():
+            self._run("scancel", *how, *ids)
 
     def _run(self, *argv: str) -> bool:
         try:
@@ -224,11 +233,11 @@ def why_not() -> str:
 
 
 @contextlib.contextmanager
-def cluster(extra: Sequence[str] = ()) -> Iterator[Cluster]:
+def cluster(extra: Sequence[str] = (), under: Sequence[str] = ()) -> Iterator[Cluster]:
     """A started cluster in a directory of its own that all accounts can read, gone afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="scd-slurm-"))
     directory.chmod(0o755)
-    made = Cluster(directory, extra)
+    made = Cluster(directory, extra, under)
     try:
         made.start()
         yield made

@@ -1,14 +1,12 @@
 """Nodes as Slurm batch jobs: what they get, what is refused, and how they end."""
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from ..harness import ROOT, Daemon, wait_until
+from ..harness import Daemon, wait_until
 from ..integration.submission import collected, manifest, member
 from .cluster import Cluster
 from .site import (
@@ -193,16 +191,3 @@ def test_a_server_without_slurm_says_so(tmp_path: Path) -> None:
         assert "has no Slurm cluster" in answer.text
     finally:
         daemon.end_everything()
-
-
-def test_accounts_and_slurm_are_refused_at_start(tmp_path: Path) -> None:
-    file = tmp_path / "scd.toml"
-    file.write_text('[local]\naccount = "games"\n[slurm]\n[users.a]\npassword_hash = "$argon2id$"\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "scd.daemon", "--check-config", "-c", str(file)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert done.returncode == 78
-    assert "[slurm] cannot be used together with accounts of users yet" in done.stderr

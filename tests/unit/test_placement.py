@@ -7,7 +7,17 @@ import pytest
 
 from scd.config import Config
 from scd.model import NodeKey, PlanNode
-from scd.placement import Misplaced, Partition, Placement, check, more_memory, place, preparation, prepares
+from scd.placement import (
+    Misplaced,
+    Partition,
+    Placement,
+    check,
+    more_memory,
+    place,
+    preparation,
+    prepares,
+    vouch,
+)  # fmt: skip
 from scd.states import NodeState
 
 GIB = 2**30
@@ -159,3 +169,50 @@ def test_more_memory_within_the_bound() -> None:
     assert more_memory(grows, 3 * GIB) is None
     assert more_memory(grows, 0) is None
     assert more_memory(config(), GIB) is None
+
+
+SITE = {
+    "partition": "compute", "account": "eda", "queues": ["big*"], "allow_options": ["--qos", "--exclusive"],
+    "max_cores": 4, "max_memory": 8 * GIB, "max_time": 3600.0,
+}  # fmt: skip
+
+
+def site(**more: Any) -> Config:
+    users = {"alice": {"account": "alice", "slurm_account": "vlsi"}, "bob": {"account": "bob", "slurm_account": "dsp"}}
+    found = {"dispatch": {"route": ROUTES}, "slurm": {**SITE, **more}, "users": users, "local": {"account": "guest"}}
+    return msgspec.convert(found, Config, dec_hook=lambda kind, value: kind(value))
+
+
+@pytest.mark.parametrize("facts", [
+    {}, {"cores": 400, "memory": 10**6, "timeout": 10**6.0}, {"queue": "big1"}, {"defer": "now+1hour"},
+    {"options": ("--qos=high", "--exclusive")},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("step", ["place", "route"])
+@pytest.mark.parametrize("user", ["alice", "bob", "somebody"])
+def test_what_manifests_get_is_vouched_for(step: str, facts: dict[str, Any], user: str) -> None:
+    ours = site()
+    for made in (place(ours, node(step, scheduler="slurm", **facts), user), preparation(ours, "slurm", user)):
+        vouch(ours, made, ours.account_of(user))
+
+
+@pytest.mark.parametrize("usual", [{"memory": 16 * GIB}, {"time": 7200.0}, {"cores": 8}], ids=str)
+def test_what_the_site_gives_by_itself_is_vouched_for(usual: dict[str, Any]) -> None:
+    vouch(site(**usual), preparation(site(**usual), "slurm", "alice"), "alice")
+
+
+@pytest.mark.parametrize("wrong", [
+    {"executor": "local"}, {"cores": 0}, {"cores": 5}, {"cores": -1}, {"memory": -1}, {"memory": 9 * GIB},
+    {"time": 3601.0}, {"time": -1.0}, {"partition": "others"}, {"partition": "big 1"}, {"partition": "--uid=0"},
+    {"account": "dsp"}, {"account": "--uid=0"}, {"begin": "now --uid=0"}, {"options": ("--uid=0",)},
+    {"options": ("--qos=a\nb",)}, {"options": ("--qos", "0")}, {"options": ("script.sh",)},
+], ids=str)  # fmt: skip
+def test_what_no_manifest_gets_is_not_vouched_for(wrong: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"executor": "slurm", "cores": 4, "memory": 8 * GIB, "time": 3600.0, "account": "vlsi"}
+    vouch(site(), Placement(**good), "alice")
+    with pytest.raises(Misplaced):
+        vouch(site(), Placement(**{**good, **wrong}), "alice")
+
+
+def test_without_slurm_nothing_is_vouched_for() -> None:
+    with pytest.raises(Misplaced):
+        vouch(msgspec.structs.replace(site(), slurm=None), Placement("slurm"), "alice")

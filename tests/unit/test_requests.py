@@ -1,7 +1,23 @@
 import msgspec
 import pytest
 
-from scd.launcher.requests import MOST_PIDS, Adopt, Reply, Start, Usage, decode, encode, read
+from scd.launcher.requests import (
+    MOST_BATCHES,
+    MOST_PIDS,
+    Adopt,
+    Cancel,
+    GiveUp,
+    Reply,
+    Start,
+    Submit,
+    Usage,
+    decode,
+    encode,
+    read,
+)  # fmt: skip
+from scd.model import NodeKey
+from scd.placement import Placement
+from scd.states import NodeState
 
 HASH = "0f" * 16
 
@@ -27,6 +43,35 @@ def test_not_too_many_processes_at_a_time() -> None:
     decode(encode(Usage("alice", tuple(range(MOST_PIDS)))))
     with pytest.raises(msgspec.ValidationError):
         decode(b'{"request":"usage","account":"alice","pids":' + msgspec.json.encode(list(range(MOST_PIDS + 1))) + b"}")
+
+
+def test_what_a_submission_is_called_follows_from_job_and_attempt() -> None:
+    node = Submit(HASH, "alice", "3.12", "d", "job0", "default", "alice", Placement("slurm"), step="syn", index="0")
+    assert decode(encode(node)) == node
+    assert (node.name, node.archive, node.key) == (f"scd-{HASH}-3.12", "3.12.tar.gz", NodeKey("syn", "0"))
+    assert Submit(HASH, "alice", "0.1", "d", "job0", "default", "", Placement("slurm")).key is None
+
+
+def of_attempt(attempt: str) -> tuple[bytes, bytes]:
+    place = {"request": "make_place", "job_hash": HASH, "account": "alice", "attempt": attempt}
+    end = {"request": "give_up", "job_hash": HASH, "attempts": ["1.1", attempt], "state": "error", "reason": ""}
+    return msgspec.json.encode(place), msgspec.json.encode(end)
+
+
+@pytest.mark.parametrize("attempt", ["", "1", "1.", ".1", "1.0", "01.1", "1.1.1", "../1.1", "1.1\n", "1.1/x", "-1.1"])
+def test_an_attempt_is_two_numbers(attempt: str) -> None:
+    for right, wrong in zip(of_attempt("0.1"), of_attempt(attempt), strict=True):
+        decode(right)
+        with pytest.raises(msgspec.ValidationError):
+            decode(wrong)
+
+
+def test_not_too_many_batch_jobs_at_a_time() -> None:
+    decode(encode(GiveUp(HASH, ("1.1",) * MOST_BATCHES, NodeState.ERROR, "")))
+    decode(encode(Cancel("alice", ("17",) * MOST_BATCHES)))
+    for ids in (["17"] * (MOST_BATCHES + 1), ["-u"], ["17 18"], ["--user=bob"], ["17_1"], [""]):
+        with pytest.raises(msgspec.ValidationError):
+            decode(b'{"request":"cancel","account":"alice","ids":' + msgspec.json.encode(ids) + b"}")
 
 
 def test_replies() -> None:

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from scd.executors import slurm_cli as cli
-from scd.executors.slurm_cli import Answer, QueueRow, Verdict
+from scd import slurm_cli as cli
 from scd.placement import Partition, Placement
+from scd.slurm_cli import Answer, QueueRow, Verdict
 
 HASH = "0123456789abcdef0123456789abcdef"
 DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
@@ -27,7 +27,7 @@ def row(state: str, **fields: object) -> QueueRow:
 
 
 def test_the_queue_is_read_by_name() -> None:
-    found = cli.queue(Answer(0, QUEUE, ""), 0)
+    found = cli.queue(Answer(0, QUEUE, ""))
     assert found is not None
     assert {name.rpartition("-")[2]: rows[0].state for name, rows in found.items()} == {
         "5.1": "PENDING", "2.1": "RUNNING", "1.1": "COMPLETED", "4.1": "FAILED", "3.1": "CANCELLED", "9.1": "PENDING",
@@ -50,7 +50,7 @@ def test_licences_are_read_by_name() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        f"5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None",  # another user's, who has taken our name
+        f"5|alice|RUNNING|1|2|n|scd-{HASH}-5.1|None",
         "5|0|RUNNING|1|2|n|their job|None",
         f"5|0|RUNNING|1|2|n|scd-{HASH}-5.1x|None",
         f"5_1|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
@@ -61,12 +61,12 @@ def test_licences_are_read_by_name() -> None:
     ],
 )
 def test_what_is_not_ours_is_not_read(line: str) -> None:
-    assert cli.queue(Answer(0, f"{line}\n", ""), 0) == {}
+    assert cli.queue(Answer(0, f"{line}\n", "")) == {}
 
 
 @pytest.mark.parametrize("answer", [Answer(1, QUEUE, ""), Answer(None, "", ""), Answer(-9, "", "")])
 def test_a_failed_answer_is_no_empty_queue(answer: Answer) -> None:
-    assert cli.queue(answer, 0) is None
+    assert cli.queue(answer) is None
 
 
 def test_the_one_that_may_still_do_something_counts() -> None:
@@ -190,3 +190,17 @@ def test_no_option_of_the_daemons_environment_is_passed_on(monkeypatch: pytest.M
     monkeypatch.setenv("SLURM_CONF", "/its/own")
     assert set(cli.environment("")) == {"PATH", "LC_ALL", "SLURM_TIME_FORMAT", "SLURM_CONF"}
     assert cli.environment("/mine")["SLURM_CONF"] == "/mine"
+
+
+def test_where_others_have_the_directories_slurm_opens_nothing() -> None:
+    argv = cli.sbatch("scd-x", "what", None, Placement("slurm", cores=1))
+    assert {"--chdir=/", "--output=/dev/null"} <= set(argv)
+    assert not [part for part in argv if "None" in part]
+
+
+def test_whose_a_job_is_comes_with_it() -> None:
+    found = cli.queue(
+        Answer(0, f"5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None\n6|7|PENDING|N/A|N/A||scd-{HASH}-5.1|None\n", "")
+    )
+    assert found is not None
+    assert [(row.id, row.user) for row in found[f"scd-{HASH}-5.1"]] == [("5", 1000), ("6", 7)]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scd.executors.slurm_cli import ENDED, QueueRow
 from scd.executors.slurm_words import ending, explains, waiting
+from scd.slurm_cli import ENDED, QueueRow
 from scd.states import NodeState
 
 

@@ -9,10 +9,11 @@ import pytest
 
 from scd.executors import places
 from scd.executors.base import Spec
-from scd.executors.slurm_cli import QueueRow, Verdict
 from scd.executors.submission import MARGIN, Stage, Submission
+from scd.launcher import claims
 from scd.model import NodeKey
 from scd.placement import Placement
+from scd.slurm_cli import QueueRow, Verdict
 from scd.states import NodeState
 
 NAME = "scd-0123456789abcdef0123456789abcdef-1.1"
@@ -27,7 +28,7 @@ def known(tmp_path: Path) -> Submission:
         placement=Placement(executor="slurm", memory=2**30, time=3600.0),
     )  # fmt: skip
     place = tmp_path / "slurm" / "1.1"
-    assert places.make(place)
+    assert claims.make(place)
     made = Submission(spec, place, TIMEOUT, "boot")
     made.take_answer(Verdict.ACCEPTED, "17")
     return made
@@ -218,7 +219,7 @@ def test_a_record_that_makes_no_sense_is_an_error(known: Submission) -> None:
 
 
 def test_whoever_gives_up_first_keeps_it_from_running(known: Submission) -> None:
-    assert places.give_up(known.place, NodeState.ERROR, "cancelled")
+    assert claims.give_up(known.place, NodeState.ERROR, "cancelled")
     assert places.look(known.place, known_started=False).claimed
     with pytest.raises(FileExistsError):
         claim(known)
@@ -226,5 +227,12 @@ def test_whoever_gives_up_first_keeps_it_from_running(known: Submission) -> None
 
 def test_what_runs_is_told(known: Submission) -> None:
     claim(known)
-    assert not places.give_up(known.place, NodeState.ERROR, "cancelled")
+    assert not claims.give_up(known.place, NodeState.ERROR, "cancelled")
     assert json.loads((known.place / "revoked").read_text()) == {"state": "error", "reason": "cancelled"}
+
+
+def test_what_another_account_calls_so_is_not_its_own(known: Submission) -> None:
+    rows = [QueueRow(str(user), "RUNNING", 1.0, 2.0, "n", NAME, "None", user) for user in (1000, 1001)]
+    assert known.own(rows) == [], "whose it is, is not known yet"
+    known.owner = 1001
+    assert [row.id for row in known.own(rows)] == ["1001"]

@@ -4,31 +4,37 @@
 """
 
 import asyncio
-import secrets
-import shlex
+import contextlib
+import os
+import pwd
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from ...config import Config
-from ...errors import ConfigError
-from ...executors import slurm_cli as cli
+from ... import slurm_cli as cli
+from ...config import Config, Settings
+from ...errors import ConfigError, ScdError
+from ...executors import places
+from ...executors.batches import AccountBatches, Batches, OwnBatches
 from ...executors.controller import Controller
-from ...executors.slurm_cli import QueueRow, Verdict
 from ...executors.slurm_words import waiting
+from ...launcher.claims import SLURM
+from ...launcher.gateway import Gateway
 from ...launcher.isolation import isolate
-from ...launcher.sandbox import Sandbox
+from ...launcher.spec import PROBE, BatchScripts
 from ...placement import Misplaced, check, preparation
-from ...runtimes import PATH, Runtimes, command
+from ...runtimes import Runtimes
+from ...slurm_cli import QueueRow, Verdict
+from ...spool import JobDirectory, Spool
 from .apart import findings_of, print_findings
 from .finding import Finding, bad, good
 
 _PATIENCE = 120.0
 _LATE = 15.0  # a shared file system may be
-_DONE = "done"
 
 
 async def check_cluster(config: Config, file: Path | None) -> AsyncIterator[Finding]:
@@ -64,18 +70,7 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
         known = cli.licenses(await slurm.ask(cli.show_licenses()))
         for finding in _licenses(config, known) if known is not None else ():
             yield finding
-        try:
-            runtimes = await Runtimes.probe(config)
-            sandboxes = await isolate(config, runtimes, file, Path(config.paths.spool) / "sandbox")
-        except (ConfigError, OSError) as error:
-            yield bad("slurm", str(error), "mend this machine first: scd --check-config")
-            return
-        staging = Path(config.paths.spool) / "staging"
-        if not staging.is_dir():
-            yield bad("slurm", f"There is no {staging} yet.", "start scd once")
-            return
-        with tempfile.TemporaryDirectory(dir=staging, prefix="probe-") as place:
-            yield await _probe(config, slurm, runtimes, sandboxes.get(next(iter(runtimes))[0].name), Path(place))
+        yield await _try(config, file, slurm)
     finally:
         slurm.close()
 
@@ -93,61 +88,110 @@ def _licenses(config: Config, known: frozenset[str]) -> Iterator[Finding]:
         yield good("slurm", f"Slurm knows the licences {', '.join(sorted(wanted))}.")
 
 
-async def _probe(
-    config: Config, slurm: Controller, runtimes: Runtimes, sandbox: Sandbox | None, place: Path
-) -> Finding:
+async def _try(config: Config, file: Path, slurm: Controller) -> Finding:
+    assert config.slurm is not None
+    gateway = Gateway(Settings(config, file), patience=0) if config.has_accounts else None
+    spool = Spool(Path(config.paths.spool), gateway, shared=gateway is not None)
+    if not spool.staging.is_dir():
+        return bad("slurm", f"There is no {spool.staging} yet.", "start scd once")
+    batches: Batches
+    if gateway is not None:
+        batches = AccountBatches(gateway, spool)
+    else:
+        try:
+            batches = OwnBatches(config.slurm, spool, await _scripts(config, file))
+        except (ConfigError, OSError) as error:
+            return bad("slurm", str(error), "mend this machine first: scd --check-config")
+    # Where each user has an account of his own, one of them has to do.
+    user = "" if gateway is None or config.account_of("") else min(config.users, default="")
+    staged = spool.stage()
+    try:
+        return await _Probe(config, slurm, batches, user).run(staged)
+    except (ScdError, OSError) as error:
+        return bad("slurm", str(error), "mend that; scd-launcher's log may say more")
+    finally:
+        spool.discard(staged)
+
+
+async def _scripts(config: Config, file: Path) -> BatchScripts:
+    runtimes = await Runtimes.probe(config)
+    with tempfile.TemporaryDirectory(prefix="scd-doctor-") as place:
+        return BatchScripts(config, runtimes, await isolate(config, runtimes, file, Path(place)))
+
+
+class _Probe:
     """A batch job that asks the first runtime for its version, in its sandbox."""
-    name = f"scd-{secrets.token_hex(16)}-0.1"
-    script = _script(runtimes, sandbox, place)
-    argv = cli.sbatch(name, "scdctl doctor", str(place), preparation(config, "slurm", ""))
-    begin = time.monotonic()
-    verdict, text = cli.submitted(await slurm.submit(argv, script))
-    if verdict is not Verdict.ACCEPTED:
-        return bad("slurm", f"sbatch: {text}", "mend what Slurm says; [slurm] has partition, account, memory, time")
-    row: QueueRow | None = None
-    over: float | None = None
-    while time.monotonic() - begin < _PATIENCE and (over is None or time.monotonic() - over < _LATE):
-        await asyncio.sleep(1.0)
-        if (place / _DONE).exists():
-            return _found(place, time.monotonic() - begin)
-        queue = await slurm.queue()
-        row = cli.best(queue.get(name, ())) if queue is not None else row
-        if row is not None and row.has_ended:
-            over = over or time.monotonic()
-    await slurm.cancel([text])
-    if row is not None and not row.has_ended:
-        return bad("slurm", f"Slurm job {text} did not run within {_PATIENCE:.0f} s: {waiting(row) or row.state}",
+
+    def __init__(self, config: Config, slurm: Controller, batches: Batches, user: str):
+        self._config = config
+        self._slurm = slurm
+        self._batches = batches
+        self._user = user
+        self._account = config.account_of(user)
+
+    async def run(self, staged: JobDirectory) -> Finding:
+        """Raises ScdError, OSError."""
+        name = cli.probe_name(staged.path.name)
+        place = staged.control / SLURM / PROBE
+        begin = time.monotonic()
+        answer = await asyncio.to_thread(
+            self._batches.probe, self._user, staged, preparation(self._config, "slurm", self._user)
+        )
+        verdict, text = cli.submitted(answer)
+        if verdict is not Verdict.ACCEPTED:
+            return bad("slurm", f"sbatch{self._as}: {text}",
+                       "mend what Slurm says; [slurm] has partition, account, memory, time")  # fmt: skip
+        row: QueueRow | None = None
+        over: float | None = None
+        while time.monotonic() - begin < _PATIENCE and (over is None or time.monotonic() - over < _LATE):
+            await asyncio.sleep(1.0)
+            row = await self._row(name) or row
+            if (record := places.look(place, known_started=True).ended) is not None:
+                return self._found(record, time.monotonic() - begin, seen=row is not None)
+            if row is not None and row.has_ended:
+                over = over or time.monotonic()
+        await asyncio.to_thread(self._batches.cancel, self._user, [text])
+        if row is None:
+            return self._hidden(text)
+        if not row.has_ended:
+            return bad("slurm", f"Slurm job {text} did not run within {_PATIENCE:.0f} s: {waiting(row) or row.state}",
                        "try again when there is room, or with another [slurm] partition")  # fmt: skip
-    where = f" on {row.nodes}" if row is not None and row.nodes else ""
-    return bad(
-        "slurm", f"Slurm job {text} ended{where}, and left nothing in {place.parent}.",
-        "share the spool with the compute nodes, under the same path, writable for scd's account",
-    )  # fmt: skip
+        where = f" on {row.nodes}" if row.nodes else ""
+        return bad(
+            "slurm", f"Slurm job {text} ended{where}, and left nothing in {staged.path.parent}.",
+            f"share the spool with the compute nodes, under the same path, writable for {self._account or 'scd'}'s "
+            "account, and install there what step 4 of docs/SLURM.md names",
+        )  # fmt: skip
 
+    @property
+    def _as(self) -> str:
+        return f" as {self._account}" if self._account else ""
 
-def _script(runtimes: Runtimes, sandbox: Sandbox | None, place: Path) -> str:
-    runtime, _ = next(iter(runtimes))
-    work, temporary = place / "work", place / "tmp"
-    for directory in (work, temporary):
-        directory.mkdir(mode=0o700)
-    inside = [*sandbox.argv(str(work), str(temporary)), "--"] if sandbox else []
-    probe = shlex.join([*inside, *command(runtime, "scd.runner.probe", "--brief")])
-    return (
-        f"#!/bin/sh\nexport PATH={PATH}\ncd {shlex.quote(str(place))} || exit 1\n"
-        f"hostname >host\n{probe} >found 2>errors\necho $? >{_DONE}\n"
-    )
+    async def _row(self, name: str) -> QueueRow | None:
+        owner = pwd.getpwnam(self._account).pw_uid if self._account else os.geteuid()
+        queue = await self._slurm.queue()
+        return cli.best(row for row in (queue or {}).get(name, ()) if row.user == owner)
 
+    def _hidden(self, job: str) -> Finding:
+        return bad(
+            "slurm", f"Slurm does not show scd the job {job}, which it has taken{self._as}.",
+            "PrivateData=jobs hides it: make scd an operator, sacctmgr modify user scd set adminlevel=operator",
+        )  # fmt: skip
 
-def _found(place: Path, took: float) -> Finding:
-    host, found = ((place / name).read_text().strip() for name in ("host", "found"))
-    if found.startswith("{"):
-        version = msgspec.json.decode(found.splitlines()[-1], type=dict[str, str]).get("sc")
-        return good("slurm", f"A batch job ran on {host} after {took:.0f} s, with SiliconCompiler {version}.")
-    lines = (place / "errors").read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-    return bad(
-        "slurm", f"The runtime does not run in its sandbox on {host}: {lines[-1]}",
-        "install bubblewrap, scd and the runtime there, under the same paths as here",
-    )  # fmt: skip
+    def _found(self, record: dict[str, Any], took: float, *, seen: bool) -> Finding:
+        host, found, errors = (str(record.get(key, "")) for key in ("host", "found", "errors"))
+        if not seen and self._account:
+            return self._hidden("of this try")
+        with contextlib.suppress(msgspec.DecodeError, IndexError):
+            version = msgspec.json.decode(found.splitlines()[-1], type=dict[str, str])["sc"]
+            return good(
+                "slurm", f"A batch job ran{self._as} on {host} after {took:.0f} s, with SiliconCompiler {version}."
+            )
+        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        return bad(
+            "slurm", f"The runtime does not run in its sandbox on {host}: {last}",
+            "install bubblewrap, scd and the runtime there, under the same paths as here",
+        )  # fmt: skip
 
 
 def main() -> None:

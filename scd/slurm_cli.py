@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..placement import Partition, Placement
+from .placement import Partition, Placement
 
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0
@@ -84,6 +84,7 @@ class QueueRow(msgspec.Struct, frozen=True):
     nodes: str
     name: str
     reason: str
+    user: int = -1  # whose it is: a number
 
     @property
     def pending(self) -> bool:
@@ -133,14 +134,27 @@ def call(argv: Sequence[str], env: Mapping[str, str], deadline: float, text: str
     return Answer(process.returncode, out, err)
 
 
-def sbatch(name: str, comment: str, directory: str, placement: Placement) -> list[str]:
-    """The script comes as input. What people may choose comes first: of an option given twice the last one counts."""
+def comment(job_hash: str, node: object, user: str) -> str:
+    """What a batch job is, for people who look at Slurm's queue. ``node`` is None for a preparation."""
+    return f"job={job_hash} node={node or 'prepare'} user={user or '-'}"
+
+
+def probe_name(staged: str) -> str:
+    """Of a batch job that is no attempt's, after the directory that was staged for it: 16 hexadecimal digits."""
+    return f"scd-{staged}{staged}-0.1"
+
+
+def sbatch(name: str, comment: str, directory: str | None, placement: Placement) -> list[str]:
+    """The script comes as input. What people may choose comes first: of an option given twice the last one counts.
+
+    Without a ``directory`` Slurm opens no file: the batch job keeps its output itself.
+    """
     options = [
         *placement.options,
         "--parsable", "--no-requeue", "--export=NIL", "--open-mode=append", "--propagate=NONE", "--input=/dev/null",
         "--nodes=1", "--ntasks=1", f"--cpus-per-task={placement.cores}", f"--job-name={name}",
-        f"--comment={_UNTOLD.sub(' ', comment)[:200]}", f"--chdir={directory}",
-        f"--output={_literal(directory)}/output",
+        f"--comment={_UNTOLD.sub(' ', comment)[:200]}", f"--chdir={directory or '/'}",
+        f"--output={_literal(directory)}/output" if directory else "--output=/dev/null",
     ]  # fmt: skip
     if placement.partition:
         options.append(f"--partition={placement.partition}")
@@ -177,19 +191,18 @@ def squeue() -> list[str]:
     return ["squeue", "--noheader", "--states=all", f"--format={_FORMAT}"]
 
 
-def queue(answer: Answer, uid: int) -> dict[str, list[QueueRow]] | None:
-    """Our jobs by name, None if the answer says nothing. Other people's may be called anything: user and name count."""
+def queue(answer: Answer) -> dict[str, list[QueueRow]] | None:
+    """Jobs with a name of scd's, None if the answer says nothing. Anybody may have called his so: see ``user``."""
     if answer.code != 0:
         return None
     found: dict[str, list[QueueRow]] = {}
-    owner = str(uid)
     for line in answer.out.splitlines():
         fields = line.split("|", 7)
-        if len(fields) == 8 and fields[1] == owner and _NAME.fullmatch(fields[6]) and _ID.fullmatch(fields[0]):
-            job, _, state, started, ended, nodes, name, reason = fields
+        if len(fields) == 8 and fields[1].isdigit() and _NAME.fullmatch(fields[6]) and _ID.fullmatch(fields[0]):
+            job, user, state, started, ended, nodes, name, reason = fields
             if state == "FAILED" and reason == _REFUSED_REASON:
                 continue
-            row = QueueRow(job, state, _time(started), _time(ended), nodes, name, reason)
+            row = QueueRow(job, state, _time(started), _time(ended), nodes, name, reason, int(user))
             found.setdefault(name, []).append(row)
     return found
 

@@ -1,0 +1,137 @@
+"""What is done about batch jobs as the account that has them: scd's own, or, by way of scd-launcher, that of a user.
+
+All of it blocks. Of a launcher LauncherDown may come: nothing was done, and it is asked again.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from .. import slurm_cli as cli
+from ..config import Slurm
+from ..launcher import claims
+from ..launcher.base import Unanswered, Work
+from ..launcher.gateway import Gateway
+from ..launcher.orders import order
+from ..launcher.requests import MOST_BATCHES, Cancel, GiveUp, MakePlace, Probe, Submit
+from ..launcher.spec import PROBE, PROBE_COMMENT, BatchScripts
+from ..placement import Placement
+from ..slurm_cli import Answer
+from ..spool import JobDirectory, Spool
+from ..states import NodeState
+from .base import Spec
+
+
+class Made(NamedTuple):
+    """An attempt's directory: whether it is new, and the uid that its batch job has in Slurm."""
+
+    new: bool
+    owner: int
+
+
+class Batches(Protocol):
+    def make(self, spec: Spec) -> Made:
+        """Make an attempt's directory. Raises OSError, and ShimFailed if that will never be."""
+
+    def submit(self, spec: Spec) -> Answer:
+        """What sbatch answers. Raises ShimFailed if it is never asked."""
+
+    def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
+        """End attempts of a job; for each whether it never ran, and now never will. Raises OSError, ShimFailed."""
+
+    def cancel(self, user: str, ids: Sequence[str], *, pending: bool = False, gently: bool = False) -> None:
+        """Tell Slurm to end a user's. Its answer does not matter: whether a job ended is seen in the queue."""
+
+    def probe(self, user: str, staged: JobDirectory, placement: Placement) -> Answer:
+        """What sbatch answers for a batch job that tries the first runtime. Raises OSError, ShimFailed."""
+
+
+def place(spool: Spool, name: str) -> Path:
+    """The directory of an attempt."""
+    job_hash, attempt = name.removeprefix("scd-").split("-")
+    return spool.job(job_hash).control / claims.SLURM / attempt
+
+
+class OwnBatches:
+    """All of them are scd's own account's."""
+
+    def __init__(self, config: Slurm, spool: Spool, scripts: BatchScripts):
+        self._env = cli.environment(config.conf)
+        self._spool = spool
+        self._scripts = scripts
+
+    def make(self, spec: Spec) -> Made:
+        return Made(claims.make(place(self._spool, spec.name)), os.geteuid())
+
+    def submit(self, spec: Spec) -> Answer:
+        directory, there = self._spool.job(spec.job_hash), place(self._spool, spec.name)
+        work = Work(directory, spec.job_hash, spec.design, spec.jobname, spec.runtime, spec.user)
+        script = self._scripts.write(work, order(spec, directory), there.name)
+        argv = cli.sbatch(spec.name, cli.comment(spec.job_hash, spec.key, spec.user), str(there), spec.placement)
+        return cli.call(argv, self._env, cli.SUBMIT_DEADLINE, script)
+
+    def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:  # noqa: ARG002
+        return [claims.give_up(place(self._spool, name), state, reason) for name in names]
+
+    def cancel(self, user: str, ids: Sequence[str], *, pending: bool = False, gently: bool = False) -> None:  # noqa: ARG002
+        for part in _parts(ids):
+            cli.call(cli.scancel(part, pending=pending, gently=gently), self._env, cli.QUERY_DEADLINE)
+
+    def probe(self, user: str, staged: JobDirectory, placement: Placement) -> Answer:  # noqa: ARG002
+        name, there = cli.probe_name(staged.path.name), staged.control / claims.SLURM / PROBE
+        claims.make(there)
+        script = self._scripts.probe(Work(staged, "", "", "", "", ""))
+        argv = cli.sbatch(name, PROBE_COMMENT, str(there), placement)
+        return cli.call(argv, self._env, cli.SUBMIT_DEADLINE, script)
+
+
+class AccountBatches:
+    """Each is its user's account's, and scd-launcher acts as that."""
+
+    def __init__(self, gateway: Gateway, spool: Spool):
+        self._gateway = gateway
+        self._spool = spool
+
+    def make(self, spec: Spec) -> Made:
+        if spec.key is None:
+            self._gateway.adopt(spec.job_hash, spec.user)
+        account, there = self._gateway.account_of(spec.user), place(self._spool, spec.name)
+        new = self._gateway.ask(MakePlace(spec.job_hash, account, there.name))
+        return Made(new is True, self._spool.job(spec.job_hash).control.lstat().st_uid)
+
+    def submit(self, spec: Spec) -> Answer:
+        key = spec.key
+        request = Submit(
+            job_hash=spec.job_hash, account=self._gateway.account_of(spec.user),
+            attempt=place(self._spool, spec.name).name, design=spec.design, jobname=spec.jobname, runtime=spec.runtime,
+            user=spec.user, placement=spec.placement, generation=spec.generation, unpack=spec.unpack,
+            rebuilt=spec.rebuilt, step=key.step if key else "", index=key.index if key else "",
+            ancestors=spec.ancestors,
+        )  # fmt: skip
+        try:
+            return msgspec.convert(self._gateway.ask(request), Answer)
+        except Unanswered as error:  # as of an sbatch that was killed
+            return Answer(None, "", error.message)
+
+    def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
+        found: list[bool] = []
+        for part in _parts(names):
+            attempts = tuple(place(self._spool, name).name for name in part)
+            found += msgspec.convert(self._gateway.ask(GiveUp(job_hash, attempts, state, reason)), list[bool])
+        return found
+
+    def cancel(self, user: str, ids: Sequence[str], *, pending: bool = False, gently: bool = False) -> None:
+        for part in _parts(ids):
+            self._gateway.ask(Cancel(self._gateway.account_of(user), tuple(part), pending=pending, gently=gently))
+
+    def probe(self, user: str, staged: JobDirectory, placement: Placement) -> Answer:  # noqa: ARG002 - it has its own
+        request = Probe(self._gateway.account_of(user), staged.path.name)
+        return msgspec.convert(self._gateway.ask(request), Answer)
+
+
+def _parts(words: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(words), MOST_BATCHES):
+        yield words[start : start + MOST_BATCHES]

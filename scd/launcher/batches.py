@@ -1,0 +1,159 @@
+"""What ``scd-launcher`` does about batch jobs in Slurm, each in a child that has become the job's account for good.
+
+Slurm takes a job's owner from the process that submits it; ``sbatch --uid`` would leave it root's group. Everything
+that sbatch is given is the launcher's own: names and paths follow from the job's hash and the attempt's number, and the
+placement must be one that the launcher's configuration could have led to.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .. import slurm_cli as cli
+from ..config import Slurm
+from ..placement import Misplaced, preparation, vouch
+from ..slurm_cli import Answer
+from ..spool import JobDirectory, Spool
+from . import claims, frame, trial
+from .accounts import Account, Refused, become
+from .base import Work
+from .ground import Ground
+from .orders import order
+from .requests import BatchRequest, Cancel, GiveUp, MakePlace, Probe, Submit
+from .spec import PROBE, PROBE_COMMENT, BatchScripts
+
+# Files of a batch attempt are the account's, and scd's group reads them.
+_UMASK = 0o027
+_MOST_WORDS = 2000  # characters of what a command says
+
+Script = Callable[[BatchScripts, dict[str, int]], str]  # of the inodes of control, archives and work
+
+
+def carry_out(ground: Ground, request: BatchRequest) -> Any:
+    """The reply's value. Raises Refused and OSError. This process is another account's afterwards."""
+    match request:
+        case MakePlace():
+            return _make(ground, request)
+        case Submit():
+            return _submit(ground, request)
+        case GiveUp():
+            return _give_up(ground, request)
+        case Cancel():
+            return _cancel(ground, request)
+        case Probe():
+            return _probe(ground, request)
+
+
+def check(ground: Ground) -> None:
+    """Raises Refused if nothing can be submitted."""
+    slurm = _slurm(ground)
+    if shutil.which("sbatch", path=cli.environment(slurm.conf)["PATH"]) is None:
+        raise Refused("sbatch is not installed where scd-launcher runs. Install Slurm's commands: docs/SLURM.md")
+
+
+def _make(ground: Ground, request: MakePlace) -> bool:
+    account = ground.account(request.account)
+    with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
+        ground.check_owner(fd, request.job_hash, account)
+        become(account)
+        os.umask(_UMASK)
+        with _control(fd, request.job_hash):
+            return claims.make(Path(claims.SLURM) / request.attempt)
+
+
+def _submit(ground: Ground, request: Submit) -> Answer:
+    account, slurm = ground.account(request.account), _slurm(ground)
+    try:
+        vouch(ground.config, request.placement, account.name)
+    except Misplaced as refusal:
+        raise Refused(str(refusal)) from None
+    directory = Spool(ground.spool).job(request.job_hash)
+    work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, request.user)
+    what = cli.comment(request.job_hash, request.key, request.user)
+    argv = cli.sbatch(request.name, what, None, request.placement)
+    return _sbatch(
+        ground, slurm, account, frame.steps_to(request.job_hash), argv,
+        lambda scripts, inodes: scripts.write(work, order(request, directory), request.attempt, inodes),
+    )  # fmt: skip
+
+
+def _probe(ground: Ground, request: Probe) -> Answer:
+    account, slurm = ground.account(request.account), _slurm(ground)
+    steps = ("staging", request.staged)
+    frame.give(ground.spool, steps, account, ground.scd)
+    directory = JobDirectory(ground.spool / "staging" / request.staged)
+    name = cli.probe_name(request.staged)
+    argv = cli.sbatch(name, PROBE_COMMENT, None, preparation(ground.config, "slurm", ""))
+    work = Work(directory, request.staged, "", "", "", "")
+    return _sbatch(
+        ground, slurm, account, steps, argv, lambda scripts, inodes: scripts.probe(work, inodes), fresh=PROBE,
+    )  # fmt: skip
+
+
+def _sbatch(
+    ground: Ground, slurm: Slurm, account: Account, steps: tuple[str, ...], argv: list[str], script: Script,
+    fresh: str = "",
+) -> Answer:  # fmt: skip
+    """What sbatch answers the account. ``fresh``: an attempt whose directory is made first."""
+    with frame.opened(ground.spool, steps, ground.scd) as fd:
+        ground.check_owner(fd, steps[-1], account)
+        found = trial.known(account, ground.config, ground.file, ground.place)
+        env = _environment(slurm, account)
+        become(account)
+        os.umask(_UMASK)
+        if fresh:
+            with _control(fd, steps[-1]):
+                claims.make(Path(claims.SLURM) / fresh)
+        inodes = {}
+        for name in (frame.CONTROL, frame.ARCHIVES, frame.WORK):
+            if frame.owner_of(fd, name) != account.uid:
+                raise Refused(f"{name} of job {steps[-1]} changed meanwhile")
+            _, inodes[name] = frame.identity(fd, name)
+    scripts = BatchScripts(ground.config, found.runtimes(ground.config), found.sandboxes)
+    answer = cli.call(argv, env, cli.SUBMIT_DEADLINE, script(scripts, inodes))
+    return Answer(answer.code, answer.out[:_MOST_WORDS], answer.err[-_MOST_WORDS:])
+
+
+def _give_up(ground: Ground, request: GiveUp) -> list[bool]:
+    """As whoever has the job, also if he is not in the configuration any more."""
+    with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
+        if not ground.become_owner(fd):  # it never was given to one, so nothing of it was submitted
+            return [True] * len(request.attempts)
+        os.umask(_UMASK)
+        with _control(fd, request.job_hash):
+            slurm = Path(claims.SLURM)
+            return [claims.give_up(slurm / name, request.state, request.reason) for name in request.attempts]
+
+
+def _cancel(ground: Ground, request: Cancel) -> None:
+    """Only what is scd's: an id may have come to be another job's of the account."""
+    account, slurm = ground.account(request.account), _slurm(ground)
+    env = _environment(slurm, account)
+    become(account)
+    queue = cli.queue(cli.call(cli.squeue(), env, cli.QUERY_DEADLINE))
+    own = {row.id for rows in (queue or {}).values() for row in rows if row.user == account.uid}
+    if ids := sorted(own & set(request.ids)):
+        cli.call(cli.scancel(ids, pending=request.pending, gently=request.gently), env, cli.QUERY_DEADLINE)
+
+
+@contextlib.contextmanager
+def _control(fd: int, job: str) -> Iterator[None]:
+    """Stand in a frame's ``control``, as its owner. Raises Refused."""
+    with frame.inside(fd, frame.CONTROL) as there:
+        if not there:
+            raise Refused(f"control of job {job} is not there, or not its account's")
+        yield
+
+
+def _slurm(ground: Ground) -> Slurm:
+    if ground.config.slurm is None:
+        raise Refused("the configuration that scd-launcher has read has no [slurm]. Restart it if that was added since")
+    return ground.config.slurm
+
+
+def _environment(slurm: Slurm, account: Account) -> dict[str, str]:
+    """All that a command of Slurm's gets. Before the launcher's own environment is gone."""
+    return {**cli.environment(slurm.conf), "HOME": account.home}

@@ -1,0 +1,607 @@
+"""A gateway on a cluster: batch jobs of real accounts, submitted by a real scd-launcher for a real scd."""
+
+import grp
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import argon2
+import pytest
+
+from ..gateway import (
+    ALICE,
+    BOB,
+    NOBODYS,
+    SCD,
+    Gateway,
+    accounts,
+    as_account,
+    gid,
+    passage,
+    place,
+    uid,
+    who,
+    why_not,
+)  # fmt: skip
+from ..harness import ROOT, Json, run_client, wait_until
+from ..integration.submission import manifest, set_value
+from . import cluster as slurm_cluster
+from .cluster import Cluster
+from .site import COUNT, MIXED, runs, slow, slurm_jobs
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
+
+_PATIENCE = 120.0
+_GROUP = f"{ALICE}-g"
+_CONFIG = """\
+account = "{nobodys}"
+[dispatch]
+{mixed}
+[slurm]
+conf = "{conf}"
+poll_interval = "2s"
+record_timeout = 15
+max_cores = 4
+allow_options = ["--constraint"]
+[users.carol]
+password_hash = "{hash}"
+"""
+
+
+@pytest.fixture(scope="module")
+def somewhere() -> Iterator[Path]:
+    if reason := slurm_cluster.why_not():
+        pytest.skip(f"no Slurm cluster can be started: {reason}")
+    with accounts():
+        subprocess.run(["groupadd", "--system", _GROUP], check=True)
+        try:
+            subprocess.run(["usermod", "--append", "--groups", _GROUP, ALICE], check=True)
+            with place() as directory:
+                yield directory
+        finally:
+            subprocess.run(["groupdel", _GROUP], check=True)
+
+
+@pytest.fixture(scope="module")
+def slurm(somewhere: Path) -> Iterator[Cluster]:
+    with slurm_cluster.cluster(under=passage(somewhere / "nodes")) as made:
+        yield made
+
+
+class OnSlurm(Gateway):
+    def __init__(self, directory: Path, slurm: Cluster):
+        self.slurm = slurm
+        self.commands = directory / "commands"
+        self.commands.mkdir(parents=True)
+        self.everybodys = directory / "everybodys"
+        self.everybodys.mkdir()
+        self.everybodys.chmod(0o777)
+        super().__init__(
+            directory, _CONFIG.format(nobodys=NOBODYS, mixed=MIXED, conf=slurm.config, hash=_hash("carol"))
+        )
+
+    def start_launcher(self) -> None:
+        """It finds what is in ``commands`` before Slurm's own."""
+        self.environment = {**os.environ, "PATH": f"{self.commands}:{os.environ['PATH']}"}
+        super().start_launcher()
+
+    def replace(self, command: str, script: str) -> None:
+        path = self.commands / command
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    def restore(self, command: str) -> None:
+        (self.commands / command).unlink()
+
+    def attempt(self, job_hash: str, step: str = "work") -> Json:
+        return self.rows("SELECT * FROM attempts WHERE job_hash = ? AND step = ? ORDER BY attempt", job_hash, step)[-1]
+
+    def place(self, job_hash: str, step: str = "work") -> Path:
+        """The directory of a node's newest attempt."""
+        name = str(self.attempt(job_hash, step)["name"])
+        return self.job_directory(job_hash) / "control" / "slurm" / name.rpartition("-")[2]
+
+    def cancel(self, user: str, job_hash: str) -> None:
+        answer = self.post("/cancel_job/", {"job_hash": job_hash, **who(user)})
+        assert answer.status_code == 200, answer.text
+
+    def finish(self, user: str, job_hash: str) -> Json:
+        return self.wait(job_hash, _PATIENCE, who(user))
+
+    def running(self, user: str, script: str) -> str:
+        job_hash = self.start_job(user, f"{COUNT}; {script}")
+        wait_until(
+            lambda: self.node_state(job_hash) == "running", f"it never ran:\n{self.logs()}", _PATIENCE
+        )  # fmt: skip
+        return job_hash
+
+
+def _hash(user: str) -> str:
+    return argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(f"{user}-secret")
+
+
+@pytest.fixture(scope="module")
+def gateway(somewhere: Path, slurm: Cluster) -> Iterator[OnSlurm]:
+    made = OnSlurm(somewhere / "gateway", slurm)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.end_everything()
+
+
+def run_as(account: str, script: str, slurm: Cluster | None = None) -> subprocess.CompletedProcess[str]:
+    """A command of somebody who can log in under an account, outside all sandboxes."""
+    env = {"PATH": os.environ["PATH"], **(slurm.environment if slurm else {})}
+    return subprocess.run([*as_account(account), "sh", "-c", script], capture_output=True, text=True, cwd="/", env=env)
+
+
+# -- whose the nodes are
+
+
+def test_nodes_and_preparations_run_under_their_users_accounts(gateway: OnSlurm) -> None:
+    script = "id -u >out; id -g >>out; umask >>out; sleep 60"
+    jobs = {user: gateway.running(user, script) for user in ("alice", "bob", "carol")}
+    for user, account in (("alice", ALICE), ("bob", BOB), ("carol", NOBODYS)):
+        groups = {gid(account), *([grp.getgrnam(_GROUP).gr_gid] if user == "alice" else [])}
+        node = json.loads((gateway.place(jobs[user]) / "started.json").read_text())["pid"]
+        for pid in (node, *_ancestors_in_slurm(node)):
+            status = Path(f"/proc/{pid}/status").read_text()
+            ids = {line.split(":")[0]: set(map(int, line.split()[1:])) for line in status.splitlines()
+                   if line.startswith(("Uid", "Gid", "Groups"))}  # fmt: skip
+            assert (ids["Uid"], ids["Gid"]) == ({uid(account)}, {gid(account)}), f"{user}: {status}"
+            assert ids["Groups"] <= groups, "it kept a group of somebody else's"
+        assert ids["Groups"] == groups, "Slurm did not give it its groups"
+        for job in slurm_jobs(gateway.slurm, gateway.attempt(jobs[user])["name"]):
+            shown = gateway.slurm.output("scontrol", "-o", "show", "job", job["id"])
+            assert f"UserId={account}({uid(account)}) GroupId={account}({gid(account)})" in shown
+        gateway.cancel(user, jobs[user])
+        assert gateway.finish(user, jobs[user])["status"] == "canceled"
+        inside = gateway.result(user, jobs[user]).split()
+        assert inside[:2] == [str(uid(account)), str(gid(account))], "what the node itself saw"
+        tree = gateway.job_directory(jobs[user]) / "work"
+        assert {path.lstat().st_uid for path in tree.rglob("*")} == {uid(account)}
+
+
+def _ancestors_in_slurm(pid: int) -> list[int]:
+    """From a node up to its batch job, whose parent is Slurm's own process."""
+    found: list[int] = []
+    while b"slurmstepd" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        found.append(pid)
+        (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("PPid"))
+        pid = int(line.split()[1])
+        assert pid > 1, "it does not descend from Slurm"
+    assert any(b"scd.launcher.batch" in Path(f"/proc/{one}/cmdline").read_bytes() for one in found)
+    return found[1:]
+
+
+def test_no_secret_of_the_two_reaches_the_batch_job(gateway: OnSlurm) -> None:
+    job_hash = gateway.running("alice", "sleep 60")
+    node = json.loads((gateway.place(job_hash) / "started.json").read_text())["pid"]
+    for pid in _ancestors_in_slurm(node):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        names = {line.partition("=")[0] for line in environment}
+        assert not {name for name in names if name.startswith("SCD_TEST")}
+        allowed = {
+            "PATH",
+            "LANG",
+            "HOME",
+            "USER",
+            "LOGNAME",
+            "TMPDIR",
+            "PWD",
+            "SHELL",
+            "HOSTNAME",
+            "ENVIRONMENT",
+            "MAIL",
+            "",
+        }
+        odd = {name for name in names - allowed if not name.startswith(("SLURM", "OLDPWD", "_"))}
+        assert not odd, f"{odd} in {Path(f'/proc/{pid}/cmdline').read_bytes()!r}"
+    gateway.cancel("alice", job_hash)
+    gateway.finish("alice", job_hash)
+
+
+def test_the_real_client_gets_its_flow(gateway: OnSlurm, tmp_path: Path) -> None:
+    report = run_client(tmp_path, "work", gateway, "script=echo done > reports/done.txt", "scheduler=slurm",
+                        username="bob", password="bob-secret", timeout=300)  # fmt: skip
+    assert set(report["statuses"].values()) == {"success"}, report["log"]
+    executors = gateway.rows("SELECT DISTINCT executor FROM attempts WHERE job_hash = ?", report["job_hash"])
+    assert {row["executor"] for row in executors} >= {"slurm"}
+
+
+# -- who can read and write what
+
+
+def test_users_cannot_read_or_change_each_others_jobs(gateway: OnSlurm) -> None:
+    victim = gateway.running("bob", "echo secret >precious; sleep 60")
+    directory, there = gateway.job_directory(victim), gateway.place(victim)
+    modes = {path.name: (oct(path.stat().st_mode & 0o7777), path.stat().st_uid, path.stat().st_gid)
+             for path in (there.parent, there, there / "alive", there / "started.json", there / "output")}  # fmt: skip
+    private = (uid(BOB), gid(SCD))
+    assert modes == {
+        "slurm": ("0o2750", *private), there.name: ("0o2750", *private), "alive": ("0o640", *private),
+        "started.json": ("0o640", *private), "output": ("0o640", *private),
+    }, "scd's group reads, nobody else does"  # fmt: skip
+    look = f"ls -R {directory}; cat {there}/started.json {directory}/work/*/*/*/work/0/precious {gateway.state}/scd.db"
+    inside = gateway.output("alice", look)
+    assert "secret" not in inside
+    assert "boot" not in inside
+    for account in (ALICE, NOBODYS):
+        for path in (there, there.parent, directory / "control", directory / "archives", directory / "work"):
+            assert run_as(account, f"ls {path}").returncode, f"{path} can be listed"
+        for name in ("started.json", "output", "runner.log", "alive"):
+            assert run_as(account, f"cat {there}/{name}").returncode, f"{name} can be read"
+        record = json.dumps({"type": "ended", "state": "success", "archive": None, "reason": "", "elapsed": 0, "at": 1})
+        for name in ("ended.json", "revoked", "started.json", "alive"):
+            assert run_as(account, f"echo '{record}' >{there}/{name}").returncode, f"{name} can be forged"
+        assert run_as(account, f"rm -rf {there}; mv {there} {there}-aside").returncode
+        assert run_as(account, f"mkdir {there.parent}/9.1").returncode
+    assert gateway.node_state(victim) == "running"
+    assert runs(gateway, victim) == 1
+    gateway.cancel("bob", victim)
+    gateway.finish("bob", victim)
+
+
+def test_what_another_account_calls_by_a_jobs_name_is_nobodys(gateway: OnSlurm) -> None:
+    """Its state, its end and its id say nothing about the job of that name."""
+    gateway.slurm.output("scontrol", "update", "partitionname=compute", "state=down")
+    try:
+        job_hash = gateway.start_job("bob", f"{COUNT}; echo truly >out")
+        name = f"scd-{job_hash}-0.1"
+        wait_until(lambda: slurm_jobs(gateway.slurm, name), "it was not submitted", _PATIENCE)
+        forged = run_as(ALICE, f"echo '#!/bin/sh\nexit 1' | sbatch --output=/dev/null -J {name}", gateway.slurm)
+        assert forged.returncode == 0, forged.stderr
+        cancelled = run_as(ALICE, f"scancel --name={name} --user={ALICE}", gateway.slurm)
+        assert cancelled.returncode == 0, cancelled.stderr
+        states = {job["state"] for job in slurm_jobs(gateway.slurm, name)}
+        assert states == {"PENDING", "CANCELLED"}
+        time.sleep(5)  # two looks at the queue
+    finally:
+        gateway.slurm.output("scontrol", "update", "partitionname=compute", "state=up")
+    assert gateway.finish("bob", job_hash)["status"] == "completed", gateway.logs()
+    assert gateway.result("bob", job_hash) == "truly\n"
+    assert runs(gateway, job_hash) == 1
+
+
+def test_a_link_in_an_accounts_directory_leads_scd_nowhere(gateway: OnSlurm) -> None:
+    """Whoever can log in as the account can have his own jobs end as he likes, and read nobody else's records."""
+    other = gateway.running("bob", "sleep 60")
+    job_hash = gateway.running("alice", "sleep 60")
+    mine, its = gateway.place(job_hash).parent, gateway.place(other).parent
+    done = run_as(ALICE, f"mv {mine} {mine}-aside && ln -s {its} {mine}")
+    assert done.returncode == 0, done.stderr
+    gateway.cancel("bob", other)
+    gateway.finish("bob", other)
+    time.sleep(3)
+    assert gateway.node_state(job_hash) == "running", "the end of bob's node was read as alice's"
+    assert run_as(ALICE, f"rm {mine} && mv {mine}-aside {mine}").returncode == 0
+    gateway.cancel("alice", job_hash)
+    assert gateway.finish("alice", job_hash)["status"] == "canceled"
+
+
+# -- ends, restarts, and what is left
+
+
+def test_a_cancel_ends_what_runs_and_what_waits(gateway: OnSlurm) -> None:
+    running = gateway.running("alice", "sleep 300")
+    gateway.slurm.output("scontrol", "update", "partitionname=compute", "state=down")
+    try:
+        waiting = gateway.start_job("bob", f"{COUNT}; true")
+        name = f"scd-{waiting}-0.1"
+        wait_until(lambda: slurm_jobs(gateway.slurm, name), "it was not submitted", _PATIENCE)
+        for user, job_hash in (("alice", running), ("bob", waiting)):
+            gateway.cancel(user, job_hash)
+            assert gateway.finish(user, job_hash)["status"] == "canceled"
+        names = {gateway.attempt(running)["name"], f"scd-{waiting}-0.1"}
+        wait_until(
+            lambda: not [job for job in gateway.slurm.jobs()
+                         if job["name"] in names and job["state"] in ("PENDING", "RUNNING")],
+            f"they are still in Slurm's queue: {gateway.logs()}", 60,
+        )  # fmt: skip
+    finally:
+        gateway.slurm.output("scontrol", "update", "partitionname=compute", "state=up")
+    assert not gateway.rows("SELECT * FROM attempts WHERE job_hash = ? AND ended IS NULL", running)
+
+
+@pytest.mark.parametrize("victim", [pytest.param("scd", marks=slow), pytest.param("launcher", marks=slow), "both"])
+def test_nodes_go_on_without_the_two(gateway: OnSlurm, victim: str) -> None:
+    job_hash = gateway.running("bob", "sleep 6; echo survived >out")
+    if victim != "launcher":
+        gateway.stop(signal.SIGKILL)
+    if victim != "scd":
+        gateway.kill_launcher()
+    time.sleep(0.5)
+    if victim != "scd":
+        gateway.start_launcher()
+    if victim != "launcher":
+        super(Gateway, gateway).start()
+    assert gateway.finish("bob", job_hash)["status"] == "completed", gateway.logs()
+    assert gateway.result("bob", job_hash) == "survived\n"
+    assert runs(gateway, job_hash) == 1
+    assert len(slurm_jobs(gateway.slurm, gateway.attempt(job_hash)["name"])) == 1
+
+
+def test_submissions_and_cancels_wait_for_a_launcher_that_is_down(gateway: OnSlurm) -> None:
+    running = gateway.running("alice", "sleep 300")
+    gateway.kill_launcher()
+    try:
+        late = gateway.start_job("alice", f"{COUNT}; echo late >out")
+        given_up = gateway.start_job("bob", f"{COUNT}; true")
+        wait_until(
+            lambda: "waiting for scd-launcher" in str(gateway.progress(late, **who("alice"))["message"])
+            or "waiting for scd-launcher" in str(gateway.rows("SELECT * FROM jobs WHERE job_hash = ?", late)),
+            "nobody says what it waits for", 30,
+        )  # fmt: skip
+        for user, job_hash in (("alice", running), ("bob", given_up)):
+            gateway.cancel(user, job_hash)
+        time.sleep(2)
+        assert gateway.progress(late, **who("alice"))["status"] == "running"
+    finally:
+        gateway.start_launcher()
+    assert gateway.finish("alice", running)["status"] == "canceled"
+    assert gateway.finish("bob", given_up)["status"] == "canceled"
+    assert runs(gateway, given_up) == 0
+    assert gateway.finish("alice", late)["status"] == "completed", gateway.logs()
+    assert runs(gateway, late) == 1
+
+
+@pytest.mark.parametrize("how", ["submitted and hangs", pytest.param("hangs", marks=slow)])
+def test_a_launcher_killed_while_it_submits_leaves_no_second_run(gateway: OnSlurm, how: str) -> None:
+    """Its sbatch may have submitted: the job is looked for by its name before anything is submitted again."""
+    said = gateway.everybodys / "said"
+    submits = "/usr/bin/sbatch" if how != "hangs" else "true"
+    gateway.replace("sbatch", f'{submits} "$@"; echo $$ >>{said}; exec sleep 300')
+    job_hash = gateway.start_job("bob", f"{COUNT}; echo truly >out")
+    wait_until(said.exists, "sbatch was not called", _PATIENCE)
+    assert gateway.launcher is not None
+    os.killpg(gateway.launcher.pid, signal.SIGKILL)  # its children too
+    gateway.launcher.wait()
+    os.kill(int(said.read_text()), signal.SIGKILL)
+    said.unlink()
+    gateway.restore("sbatch")
+    gateway.start_launcher()
+    assert gateway.finish("bob", job_hash)["status"] == "completed", gateway.logs()
+    assert gateway.result("bob", job_hash) == "truly\n"
+    assert runs(gateway, job_hash) == 1
+    assert len(slurm_jobs(gateway.slurm, f"scd-{job_hash}-0.1")) == 1
+    assert "may or may not be in Slurm" in gateway.log.read_text()
+
+
+def test_a_daemon_killed_while_the_launcher_submits_finds_what_was_submitted(gateway: OnSlurm) -> None:
+    said = gateway.everybodys / "began"
+    gateway.replace("sbatch", f'touch {said}; sleep 3; exec /usr/bin/sbatch "$@"')
+    try:
+        job_hash = gateway.start_job("alice", f"{COUNT}; echo truly >out")
+        wait_until(said.exists, "sbatch was not called", _PATIENCE)
+        gateway.stop(signal.SIGKILL)
+    finally:
+        gateway.restore("sbatch")
+    super(Gateway, gateway).start()
+    assert gateway.finish("alice", job_hash)["status"] == "completed", gateway.logs()
+    assert gateway.result("alice", job_hash) == "truly\n"
+    assert runs(gateway, job_hash) == 1
+    assert len(slurm_jobs(gateway.slurm, f"scd-{job_hash}-0.1")) == 1
+
+
+def test_a_job_is_resumed_and_deleted_under_its_account(gateway: OnSlurm) -> None:
+    script = "[ -e $HOME/again ] && echo again >out || { touch $HOME/again; exit 3; }"
+    job_hash = gateway.start_job("alice", script)
+    assert gateway.finish("alice", job_hash)["status"] == "failed"
+    cfg = set_value(manifest("work", f"script={script}"), 1, "option", "scheduler", "cores")
+    response = gateway.submit(cfg, None, job_hash=job_hash, **who("alice"))
+    assert response.status_code == 200, response.text
+    answer = gateway.finish("alice", job_hash)
+    assert answer["status"] == "completed", f"{answer}\n{gateway.logs()}"
+    assert gateway.result("alice", job_hash) == "again\n"
+    directory = gateway.job_directory(job_hash)
+    run_as(ALICE, f"chmod 0 {gateway.place(job_hash)}")
+    assert gateway.post("/delete_job", {"job_hash": job_hash, **who("alice")}).status_code == 200
+    assert not directory.exists()
+    wait_until(lambda: not list((gateway.state / "spool" / "staging").iterdir()), "it left something behind")
+
+
+def test_what_runs_can_be_looked_at(gateway: OnSlurm) -> None:
+    job_hash = gateway.running("alice", "echo early >out; sleep 60")
+    time.sleep(0.5)
+    assert gateway.result("alice", job_hash) == "early\n"
+    gateway.cancel("alice", job_hash)
+    gateway.finish("alice", job_hash)
+
+
+def test_scdctl_check_finds_nothing_to_mend(gateway: OnSlurm) -> None:
+    job_hash = gateway.start_job("alice", "true")
+    gateway.finish("alice", job_hash)
+    done = scdctl(gateway, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# -- what scd-launcher refuses
+
+
+def ask(gateway: OnSlurm, request: str, **fields: object) -> Json:
+    answer: Json = json.loads(gateway.ask(json.dumps({"request": request, **fields}).encode()))
+    return answer
+
+
+def submission(**changes: object) -> dict[str, object]:
+    placement = {"executor": "slurm", **changes.pop("placement", {})}  # type: ignore[dict-item]
+    return {
+        "account": ALICE, "attempt": "1.7", "design": "top", "jobname": "job0",
+        "runtime": "default", "user": "alice", "placement": placement, "step": "work", "index": "0", **changes,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ended(gateway: OnSlurm) -> str:
+    """A job of alice's that has ended."""
+    job_hash = gateway.start_job("alice", "true")
+    assert gateway.finish("alice", job_hash)["status"] == "completed"
+    return job_hash
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"account": "root"}, "no user has the account"),
+        ({"account": SCD}, "no user has the account"),
+        ({"account": BOB}, f"is not {BOB}'s"),
+        ({"attempt": "../1"}, "malformed"),
+        ({"attempt": "1.1/../2.2"}, "malformed"),
+        ({"attempt": "01.1"}, "malformed"),
+        ({"argv": ["--uid=0"]}, "unknown field"),
+        ({"script": "#!/bin/sh"}, "unknown field"),
+        ({"placement": {"uid": 0}}, "unknown field"),
+        ({"placement": {"cores": 5}}, "out of the range"),
+        ({"placement": {"cores": 0}}, "out of the range"),
+        ({"placement": {"memory": -1}}, "out of the range"),
+        ({"placement": {"time": -1.0}}, "out of the range"),
+        ({"placement": {"options": ["--uid=0"]}}, "'--uid' of sbatch is not one that"),
+        ({"placement": {"options": ["--wrap=id"]}}, "'--wrap' of sbatch is not one that"),
+        ({"placement": {"options": ["--constraint=a\nb"]}}, "is not one that"),
+        ({"placement": {"options": ["/etc/passwd"]}}, "is not one that"),
+        ({"placement": {"partition": "compute --uid=0"}}, "is none that"),
+        ({"placement": {"account": "others"}}, "is none of"),
+        ({"placement": {"begin": "now; id"}}, "not a time"),
+        ({"placement": {"executor": "local"}}, "not for Slurm"),
+        ({"generation": -1}, "out of range"),
+        ({"job_hash": "0" * 32}, "no such directory"),
+        ({"design": "a\0b"}, "NUL"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value))[:30],
+)  # fmt: skip
+def test_a_submission_that_scd_would_not_make_is_refused(
+    gateway: OnSlurm, ended: str, changes: dict[str, object], reason: str
+) -> None:
+    before = len(gateway.slurm.jobs())
+    answer = ask(gateway, "submit", **{"job_hash": ended, **submission(**changes)})
+    assert reason in answer.get("error", ""), answer
+    assert len(gateway.slurm.jobs()) <= before, "something was submitted"
+
+
+def test_a_right_submission_is_made_as_the_account(gateway: OnSlurm, ended: str) -> None:
+    """So that the refusals above are for their reasons."""
+    assert ask(gateway, "make_place", job_hash=ended, account=ALICE, attempt="1.7") == {"value": True}
+    assert ask(gateway, "make_place", job_hash=ended, account=ALICE, attempt="1.7") == {"value": False}
+    many = [[f"step{number}", "0", "success"] for number in range(5000)]
+    code, out, err = ask(gateway, "submit", job_hash=ended, **submission(ancestors=many))["value"]
+    assert (code, err) == (0, "")
+    shown = gateway.slurm.output("scontrol", "-o", "show", "job", out.strip())
+    assert f"UserId={ALICE}({uid(ALICE)}) GroupId={ALICE}({gid(ALICE)})" in shown
+    assert f"JobName=scd-{ended}-1.7" in shown
+    assert ask(gateway, "give_up", job_hash=ended, attempts=["1.7"], state="error", reason="x")["value"] in (
+        [True],
+        [False],
+    )
+    assert ask(gateway, "give_up", job_hash=ended, attempts=["1.8", "1.8"], state="error", reason="x") == {
+        "value": [True, True]
+    }, "again is no harm"
+    gateway.slurm.output("scancel", out.strip())
+
+
+def test_only_scds_own_batch_jobs_are_cancelled(gateway: OnSlurm) -> None:
+    """A daemon that was taken over, or an id that Slurm has given to somebody else."""
+    made = {}
+    for account in (ALICE, BOB):
+        done = run_as(
+            account, "echo '#!/bin/sh\nsleep 60' | sbatch --parsable --output=/dev/null -J mine", gateway.slurm
+        )
+        made[account] = done.stdout.strip()
+        assert made[account], done.stderr
+    assert ask(gateway, "cancel", account=ALICE, ids=list(made.values())) == {}
+    for account, job in made.items():
+        assert "JobState=CANCELLED" not in gateway.slurm.output("scontrol", "-o", "show", "job", job), account
+    gateway.slurm.output("scancel", *made.values())
+    assert "malformed" in ask(gateway, "cancel", account=ALICE, ids=["--user=bob"])["error"]
+    assert "no user has the account" in ask(gateway, "cancel", account="root", ids=["1"])["error"]
+
+
+def test_a_wipe_takes_what_batch_jobs_wrote(gateway: OnSlurm) -> None:
+    job_hash = gateway.start_job("bob", "echo canary; echo >out")
+    gateway.finish("bob", job_hash)
+    there = gateway.place(job_hash)
+    assert there.is_dir()
+    assert ask(gateway, "wipe", job_hash=job_hash) == {}
+    assert not there.parent.exists()
+    assert list((gateway.job_directory(job_hash) / "work").iterdir()) == []
+
+
+def test_a_frame_that_leads_elsewhere_is_not_entered(gateway: OnSlurm, somewhere: Path) -> None:
+    """A daemon that was taken over owns what is around an account's directories, and puts links in their place."""
+    hers = somewhere / "hers"
+    for name in ("control/slurm", "archives", "work"):
+        (hers / name).mkdir(parents=True)
+    subprocess.run(["chown", "-R", ALICE, str(hers)], check=True)
+    before = sorted(map(str, hers.rglob("*")))
+    gateway.slurm.output("scontrol", "update", "partitionname=compute", "state=down")
+    try:
+        job_hash = gateway.start_job("alice", f"{COUNT}; true")
+        name = f"scd-{job_hash}-0.1"
+        wait_until(lambda: slurm_jobs(gateway.slurm, name), "it was not submitted", _PATIENCE)
+        directory = gateway.job_directory(job_hash)
+        for inner in ("control", "archives", "work"):
+            done = run_as(
+                SCD, f"mv {directory}/{inner} {directory}/{inner}-aside; ln -s {hers}/{inner} {directory}/{inner}"
+            )
+            assert done.returncode == 0, done.stderr
+        (hers / "control" / "slurm" / "0.1").mkdir()
+        os.chown(hers / "control" / "slurm" / "0.1", uid(ALICE), -1)
+        before = sorted(map(str, hers.rglob("*")))
+    finally:
+        gateway.slurm.output("scontrol", "update", "partitionname=compute", "state=up")
+    wait_until(
+        lambda: slurm_jobs(gateway.slurm, name)[0]["state"] in ("FAILED", "COMPLETED"), "it did not start", _PATIENCE
+    )
+    assert slurm_jobs(gateway.slurm, name)[0]["state"] == "FAILED"
+    assert sorted(map(str, hers.rglob("*"))) == before, "the batch job followed a link of scd's"
+    for inner in ("control", "archives", "work"):
+        run_as(SCD, f"cd {directory}; rm {inner}; mv {inner}-aside {inner}")
+    gateway.cancel("alice", job_hash)
+    gateway.finish("alice", job_hash)
+
+
+# -- the tools
+
+
+def scdctl(gateway: OnSlurm, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*passage(gateway.directory), sys.executable, "-m", "scd.cli.main", "-c", str(gateway.file), *arguments],
+        capture_output=True, text=True, cwd=ROOT, timeout=200,
+    )  # fmt: skip
+
+
+def test_check_config_knows_the_shape(gateway: OnSlurm) -> None:
+    done = subprocess.run(
+        [*passage(gateway.directory), sys.executable, "-m", "scd.daemon", "-c", str(gateway.file), "--check-config"],
+        capture_output=True, text=True, cwd=ROOT, timeout=100,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "The configuration is good.\n"), done.stderr
+
+
+def test_the_doctor_tries_it_as_an_account(gateway: OnSlurm) -> None:
+    done = scdctl(gateway, "--json", "doctor", "--slurm")
+    found = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "slurm"]
+    assert [one["level"] for one in found] == ["good", "good"], found
+    assert f"A batch job ran as {NOBODYS} on " in found[1]["text"]
+    assert not list((gateway.state / "spool" / "staging").iterdir()), "it left something behind"
+
+
+def test_the_doctor_sees_that_slurm_hides_jobs(gateway: OnSlurm, somewhere: Path) -> None:
+    """PrivateData=jobs, and scd is no operator: it would submit everything again and again."""
+    conf = gateway.slurm.config
+    text = conf.read_text()
+    conf.write_text(f"{text}PrivateData=jobs\n")
+    try:
+        gateway.slurm.output("scontrol", "reconfigure")
+        done = scdctl(gateway, "--json", "doctor", "--slurm")
+    finally:
+        conf.write_text(text)
+        gateway.slurm.output("scontrol", "reconfigure")
+    found = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "slurm"]
+    assert found[-1]["level"] == "bad", found
+    assert "make scd an operator" in found[-1]["remedy"]
