@@ -1,4 +1,4 @@
-"""Slurm's commands: their arguments, and what their answers say. Pure, but for ``call``.
+"""Slurm's commands: their arguments, and what their answers say. Pure, but for ``call`` and ``ask_queue``.
 
 The facts were measured on Slurm 22.05 and 24.11. Only what both have is used: no JSON, whose layout changes between
 releases, and no accounting.
@@ -7,6 +7,7 @@ releases, and no accounting.
 import math
 import os
 import re
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from .placement import Partition, Placement
+from .placement import Placement
 
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0
 
-_FORMAT = "%A|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
+_FIELDS = "%A|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
 _NAME = re.compile(r"scd-[0-9a-f]{32}-[0-9]{1,9}\.[0-9]{1,9}")
+_RELEASE = re.compile(r"(?<![0-9.])([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 _ID = re.compile(r"[0-9]{1,18}")
 _UNTOLD = re.compile(r"[^A-Za-z0-9_./=@+-]+")
 _MEGABYTE = 2**20
@@ -184,17 +186,28 @@ def submitted(answer: Answer) -> tuple[Verdict, str]:
 
 
 def squeue() -> list[str]:
-    """All jobs, those that ended lately too: the server sends all of them whatever one asks for."""
-    return ["squeue", "--noheader", "--states=all", f"--format={_FORMAT}"]
+    """All jobs, those that ended lately too, and those in hidden partitions: the server sends all of them anyway."""
+    return ["squeue", "--noheader", "--all", "--states=all"]
 
 
-def queue(answer: Answer) -> dict[str, list[QueueRow]] | None:
-    """Jobs with a name of scd's, None if the answer says nothing. Anybody may have called his so: see ``user``."""
+def queue(answer: Answer, mark: str) -> dict[str, list[QueueRow]] | None:
+    """What squeue says, None if that is nothing. ``mark``: of its lines; others come from names of people's jobs."""
     if answer.code != 0:
         return None
+    return rows(line.split("|", 8)[1:] for line in answer.out.splitlines() if line.startswith(f"{mark}|"))
+
+
+def ask_queue(env: Mapping[str, str]) -> tuple[dict[str, list[QueueRow]] | None, str]:
+    """What squeue says, and its complaint. Blocks."""
+    mark = secrets.token_hex(8)  # in the environment nobody else sees it
+    answer = call(squeue(), {**env, "SQUEUE_FORMAT": f"{mark}|{_FIELDS}"}, QUERY_DEADLINE)
+    return queue(answer, mark), answer.words
+
+
+def rows(jobs: Iterable[Sequence[str]]) -> dict[str, list[QueueRow]]:
+    """Jobs with a name of scd's. Anybody may have called his so: see ``user``."""
     found: dict[str, list[QueueRow]] = {}
-    for line in answer.out.splitlines():
-        fields = line.split("|", 7)
+    for fields in jobs:
         if len(fields) == 8 and fields[1].isdigit() and _NAME.fullmatch(fields[6]) and _ID.fullmatch(fields[0]):
             job, user, state, started, ended, nodes, name, reason = fields
             if state == "FAILED" and reason == _REFUSED_REASON:
@@ -226,33 +239,18 @@ def is_known(answer: Answer, name: str) -> bool | None:
     return False if answer.code == 1 and "Invalid job id specified" in answer.err + answer.out else None
 
 
+def version() -> list[str]:
+    return ["scontrol", "--version"]
+
+
+def release(text: str) -> tuple[int, int] | None:
+    """``(22, 5)`` of ``slurm-wlm 22.05.8`` and of pyslurm's ``22.5.3``; None if it names no version."""
+    found = _RELEASE.search(text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def ping() -> list[str]:
     return ["scontrol", "ping"]
-
-
-def sinfo() -> list[str]:
-    return ["sinfo", "--noheader", "--exact", "--format=%P|%l|%c|%m"]
-
-
-def partitions(answer: Answer) -> dict[str, Partition] | None:
-    """What the partitions give, None if the answer says nothing."""
-    if answer.code != 0:
-        return None
-    found: dict[str, Partition] = {}
-    for line in answer.out.splitlines():
-        fields = line.split("|")
-        if len(fields) != 4:
-            continue
-        name, limit, cores, memory = fields
-        own = Partition(
-            name.removesuffix("*"), _duration(limit), _number(cores), _number(memory, _MEGABYTE), name.endswith("*")
-        )
-        if (other := found.get(own.name)) is not None:  # a line for each kind of node
-            own = msgspec.structs.replace(
-                own, cores=_larger(own.cores, other.cores), memory=_larger(own.memory, other.memory)
-            )
-        found[own.name] = own
-    return found
 
 
 def _literal(path: str) -> str:
@@ -262,24 +260,3 @@ def _literal(path: str) -> str:
 
 def _time(text: str) -> float | None:
     return float(text) if text.isdigit() else None
-
-
-def _number(text: str, unit: int = 1) -> int | None:
-    digits = text.rstrip("+")
-    return int(digits) * unit if digits.isdigit() and int(digits) else None
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else max(one, other)
-
-
-def _duration(text: str) -> float | None:
-    """``1-00:00:00``, ``2:00:00``, ``30:00``; anything else is no limit."""
-    days, dash, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))) or len(parts) > 3:
-        return None
-    seconds = 0
-    for part in parts if not dash else [*parts, *["0"] * (3 - len(parts))]:
-        seconds = seconds * 60 + int(part)
-    return float(seconds + (int(days) * 86400 if dash else 0)) or None

@@ -10,7 +10,8 @@ from ..errors import ScdError
 from ..launcher.base import LauncherDown
 from ..states import NodeState
 from .batches import Batches
-from .controller import Controller, Queue
+from .controller import Controller
+from .readers import Queue
 from .submission import MARGIN, Stage, Submission
 
 log = logging.getLogger(__name__)

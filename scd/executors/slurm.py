@@ -30,10 +30,11 @@ from ..states import NodeState
 from . import places
 from .base import Observation, Spec
 from .batches import Batches, place
-from .controller import TICK, Controller, Queue
+from .controller import TICK, Controller
 from .endings import Endings
 from .local import LocalExecutor
 from .places import Look
+from .readers import Queue
 from .submission import MARGIN, Stage, Submission
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class SlurmExecutor:
         await self._slurm.read_partitions()
         if not self.partitions:
             log.warning("Slurm does not answer; what is to run there waits for it")
+        log.info("%s", (await self._slurm.choose_reader()).why)
         duties = [self._watch(), *(self._send() for _ in range(self._config.parallel))]
         self._tasks = [asyncio.create_task(duty) for duty in duties]
 
