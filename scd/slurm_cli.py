@@ -21,10 +21,12 @@ from .placement import Placement
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0
 
-_FIELDS = "%A|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
+_FIELDS = "%i|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
 _NAME = re.compile(r"scd-[0-9a-f]{32}-[0-9]{1,9}\.[0-9]{1,9}")
 _RELEASE = re.compile(r"(?<![0-9.])([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
-_ID = re.compile(r"[0-9]{1,18}")
+_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")  # of an array's element: 12_7
+_WAITING = re.compile(r"([0-9]{1,18})_\[([0-9,:-]+)(?:%[0-9]+)?\]")  # elements: 12_[1-5,8%2], 12_[0-12:4]
+_SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 _UNTOLD = re.compile(r"[^A-Za-z0-9_./=@+-]+")
 _MEGABYTE = 2**20
 _MOST_WORDS = 300
@@ -110,7 +112,10 @@ class QueueRow(msgspec.Struct, frozen=True):
 
 def environment(conf: str) -> dict[str, str]:
     """All that a command gets. SBATCH_* variables are options: none of the daemon's are passed on."""
-    found = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+    found = {
+        "PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s",
+        "SLURM_BITSTR_LEN": "0",  # else the list of an array's elements is cut at 64 characters
+    }  # fmt: skip
     if conf := conf or os.environ.get("SLURM_CONF", ""):
         found["SLURM_CONF"] = conf
     return found
@@ -208,18 +213,36 @@ def rows(jobs: Iterable[Sequence[str]]) -> dict[str, list[QueueRow]]:
     """Jobs with a name of scd's. Anybody may have called his so: see ``user``."""
     found: dict[str, list[QueueRow]] = {}
     for fields in jobs:
-        if len(fields) == 8 and fields[1].isdigit() and _NAME.fullmatch(fields[6]) and _ID.fullmatch(fields[0]):
-            job, user, state, started, ended, nodes, name, reason = fields
-            if state == "FAILED" and reason == _REFUSED_REASON:
-                continue
+        if len(fields) != 8 or not fields[1].isdigit() or not _NAME.fullmatch(fields[6]):
+            continue
+        which, user, state, started, ended, nodes, name, reason = fields
+        if state == "FAILED" and reason == _REFUSED_REASON:
+            continue
+        for job in _each(which):
             row = QueueRow(job, state, _time(started), _time(ended), nodes, name, reason, int(user))
             found.setdefault(name, []).append(row)
     return found
 
 
+def _each(job: str) -> list[str]:
+    """The elements of an array that wait are one job still. squeue's own ``--array`` leaves some out (22.05)."""
+    if _ID.fullmatch(job):
+        return [job]
+    if not (found := _WAITING.fullmatch(job)):
+        return []
+    numbers: list[int] = []
+    for part in found[2].split(","):
+        if not (span := _SPAN.fullmatch(part)):
+            return []
+        first, last, step = (int(text) if text else None for text in span.groups())
+        assert first is not None
+        numbers += range(first, (first if last is None else last) + 1, step or 1)
+    return [f"{found[1]}_{number}" for number in numbers]
+
+
 def best(rows: Iterable[QueueRow]) -> QueueRow | None:
     """Of several jobs of one name the one that may still do something: others find its claim and end at once."""
-    return max(rows, key=lambda row: (not row.has_ended, not row.pending, int(row.id)), default=None)
+    return max(rows, key=lambda row: (not row.has_ended, not row.pending, int(row.id.partition("_")[0])), default=None)
 
 
 def scancel(ids: Iterable[str], *, pending: bool = False, gently: bool = False) -> list[str]:

@@ -52,10 +52,21 @@ def _jobs() -> dict[str, Any]:
             continue
         if name.startswith("scd-"):
             found.append([
-                str(job.id), str(job.user_id), job.state, _time(job.start_time), _time(job.end_time),
+                _id(job), str(job.user_id), job.state, _time(job.start_time), _time(job.end_time),
                 job.allocated_nodes or "", name, job.state_reason or "None",
             ])  # fmt: skip
     return {"jobs": found}
+
+
+def _id(job: Any) -> str:
+    """As squeue writes it: those of an array that wait are one job still."""
+    if job.array_id is None:
+        return str(job.id)
+    if job.array_tasks_waiting:
+        return f"{job.array_id}_[{job.array_tasks_waiting}]"
+    # None is the element 0, too; what is left of an array of which nothing ever ran has no element.
+    ran = job.array_task_id or job.id != job.array_id or job.allocated_nodes
+    return f"{job.array_id}_{job.array_task_id or 0}" if ran else str(job.id)
 
 
 def _time(seconds: int | None) -> str:

@@ -28,6 +28,7 @@ __version__ = "22.5.3"
 class Job:
     id, user_id, state, start_time, end_time = 17, 0, "PENDING", None, None
     allocated_nodes, state_reason = None, "Resources"
+    array_id = array_task_id = array_tasks_waiting = None
     name = {name!r}
 
 class Odd(Job):

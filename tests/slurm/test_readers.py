@@ -176,14 +176,34 @@ def test_other_peoples_jobs_and_their_names(reader: Reader, jobs: Jobs) -> None:
     assert forged not in found, "a name was taken for a line of Slurm's"
 
 
-def test_jobs_of_an_array(reader: Reader, jobs: Jobs) -> None:
-    name = jobs.submit("sleep 60", "--array=0-2%1")
+def test_each_element_of_an_array(reader: Reader, jobs: Jobs, slurm: Cluster) -> None:
+    """Those that wait are one job in Slurm; its list of them can be long."""
+    many = ",".join(map(str, range(1, 190, 7)))
+    arrays = {elements: jobs.name() for elements in ("0-2%1", "7", f"{many}%1", "0-12:4", "0")}
+    ids = {name: jobs.submitted(name, "sleep 60", f"--array={elements}") for elements, name in arrays.items()}
+    held = jobs.submit("true", "--array=0-1", "--hold")
 
-    def told() -> bool:
-        return sorted(row.state for row in reader.read().get(name, ())) == ["PENDING", "RUNNING"]
+    def elements(name: str) -> dict[str, str]:
+        return {row.id.partition("_")[2]: row.state for row in reader.read().get(name, ())}
 
-    wait_until(told, "not one that runs, and one line for those that wait", 60)
-    assert len({row.id for row in reader.read()[name]}) == 2
+    numbers = {
+        arrays["0-2%1"]: ["0", "1", "2"], arrays["7"]: ["7"], arrays[f"{many}%1"]: many.split(","),
+        arrays["0-12:4"]: ["0", "4", "8", "12"], arrays["0"]: ["0"],
+    }  # fmt: skip
+    for name, expected in numbers.items():
+        wait_until(lambda name=name: "RUNNING" in elements(name).values(), "no element runs", _PATIENCE)  # type: ignore[misc]
+        assert sorted(elements(name)) == sorted(expected)
+        assert {row.id.partition("_")[0] for row in reader.read()[name]} == {ids[name]}
+    assert sorted(elements(arrays["0-2%1"]).values()) == ["PENDING", "PENDING", "RUNNING"]
+    slurm.output(
+        "scancel", *(f"{seen_array}_1" for seen_array in {row.id.split("_")[0] for row in reader.read()[held]})
+    )
+    assert elements(held)["0"] == "PENDING"
+    same = Squeue(cli.environment(str(slurm.config)))
+    wait_until(
+        lambda: sorted(row.id for row in reader.read()[held]) == sorted(row.id for row in same.read()[held]),
+        "what is left of an array has another id", 20,
+    )  # fmt: skip
 
 
 def test_many_at_a_time(reader: Reader, jobs: Jobs) -> None:

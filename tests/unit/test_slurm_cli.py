@@ -47,7 +47,9 @@ def test_the_queue_is_read_by_name() -> None:
         f"5|alice|RUNNING|1|2|n|scd-{HASH}-5.1|None",
         "5|0|RUNNING|1|2|n|their job|None",
         f"5|0|RUNNING|1|2|n|scd-{HASH}-5.1x|None",
-        f"5_1|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
+        f"5_|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
+        f"5_[1-]|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
+        f"5_[1,x]|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
         f"5|0|FAILED|1|1||scd-{HASH}-5.1|BadConstraints",  # what a refused submission leaves
         "||||||||",
         "slurm_load_jobs error: Unable to contact slurm controller",
@@ -62,6 +64,19 @@ def test_a_name_that_looks_like_a_line_is_none() -> None:
     forged = f"5|0|RUNNING|1|2|n|scd-{HASH}-5.1|None"
     text = f"m|7|1000|PENDING|N/A|N/A||x\n{forged}\rm|8\n{forged}|JobHeldUser\n"
     assert cli.queue(Answer(0, text, ""), "m") == {}
+
+
+@pytest.mark.parametrize(
+    ("job", "elements"),
+    [
+        ("12_7", [7]), ("12_[7]", [7]), ("12_[1-3]", [1, 2, 3]), ("12_[0,5-6,9%4]", [0, 5, 6, 9]),
+        ("12_[1-13:4]", [1, 5, 9, 13]), ("12_[0-4:2,9%1]", [0, 2, 4, 9]),
+    ],
+)  # fmt: skip
+def test_elements_of_an_array_are_told_one_by_one(job: str, elements: list[int]) -> None:
+    found = cli.queue(Answer(0, f"m|{job}|0|PENDING|N/A|N/A||scd-{HASH}-5.1|Resources\n", ""), "m")
+    assert found is not None
+    assert [row.id for row in found[f"scd-{HASH}-5.1"]] == [f"12_{number}" for number in elements]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +212,8 @@ def test_a_command_that_is_not_there() -> None:
 def test_no_option_of_the_daemons_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBATCH_PARTITION", "elsewhere")
     monkeypatch.setenv("SLURM_CONF", "/its/own")
-    assert set(cli.environment("")) == {"PATH", "LC_ALL", "SLURM_TIME_FORMAT", "SLURM_CONF"}
+    found = cli.environment("")
+    assert set(found) == {"PATH", "LC_ALL", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CONF"}
     assert cli.environment("/mine")["SLURM_CONF"] == "/mine"
 
 
