@@ -231,6 +231,8 @@ class SlurmExecutor:
             if known.doom is not None and not known.ended:
                 await self._endings.tell_doomed(known)
             news |= before != known.news
+            if known.awaits_word:
+                self._slurm.hurry()
         for known in self._known.values():
             if not self._slurm.reachable.is_set() and known.seen.waiting != _DOWN and not known.ended:
                 known.seen.waiting, news = _DOWN, True
