@@ -4,8 +4,8 @@
 and writes ``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma
 separated), ``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number,
 of the step work), ``scheduler``, ``queue``, ``memory``, ``defer`` and ``sbatch`` (what option,scheduler says of the
-step work), ``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest`` (go
-on with the project in this file). It must run under every SiliconCompiler version that scd supports.
+step work), ``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest``
+(go on with the project in this file). It must run under every SiliconCompiler version that scd supports.
 """
 
 import json
