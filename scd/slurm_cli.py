@@ -1,4 +1,4 @@
-"""Slurm's commands: their arguments, and what their answers say. Pure, but for ``call``.
+"""Slurm's commands: their arguments, and what their answers say. Pure, but for ``call`` and ``ask_queue``.
 
 The facts were measured on Slurm 22.05 and 24.11. Only what both have is used: no JSON, whose layout changes between
 releases, and no accounting.
@@ -7,6 +7,7 @@ releases, and no accounting.
 import math
 import os
 import re
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,15 +16,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from .placement import Partition, Placement
+from .placement import Placement
 
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0
 
-_FORMAT = "%A|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
+_FIELDS = "%i|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
 _NAME = re.compile(r"scd-[0-9a-f]{32}-[0-9]{1,9}\.[0-9]{1,9}")
-_ID = re.compile(r"[0-9]{1,18}")
 _LICENSE = re.compile(r"^LicenseName=(\S+)", re.MULTILINE)
+_RELEASE = re.compile(r"(?<![0-9.])([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
+_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")  # of an array's element: 12_7
+_WAITING = re.compile(r"([0-9]{1,18})_\[([0-9,:-]+)(?:%[0-9]+)?\]")  # elements: 12_[1-5,8%2], 12_[0-12:4]
+_SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
 _UNTOLD = re.compile(r"[^A-Za-z0-9_./=@+-]+")
 _MEGABYTE = 2**20
 _MOST_WORDS = 300
@@ -109,7 +113,10 @@ class QueueRow(msgspec.Struct, frozen=True):
 
 def environment(conf: str) -> dict[str, str]:
     """All that a command gets. SBATCH_* variables are options: none of the daemon's are passed on."""
-    found = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+    found = {
+        "PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "SLURM_TIME_FORMAT": "%s",
+        "SLURM_BITSTR_LEN": "0",  # else the list of an array's elements is cut at 64 characters
+    }  # fmt: skip
     if conf := conf or os.environ.get("SLURM_CONF", ""):
         found["SLURM_CONF"] = conf
     return found
@@ -187,29 +194,58 @@ def submitted(answer: Answer) -> tuple[Verdict, str]:
 
 
 def squeue() -> list[str]:
-    """All jobs, those that ended lately too: the server sends all of them whatever one asks for."""
-    return ["squeue", "--noheader", "--states=all", f"--format={_FORMAT}"]
+    """All jobs, those that ended lately too, and those in hidden partitions: the server sends all of them anyway."""
+    return ["squeue", "--noheader", "--all", "--states=all"]
 
 
-def queue(answer: Answer) -> dict[str, list[QueueRow]] | None:
-    """Jobs with a name of scd's, None if the answer says nothing. Anybody may have called his so: see ``user``."""
+def queue(answer: Answer, mark: str) -> dict[str, list[QueueRow]] | None:
+    """What squeue says, None if that is nothing. ``mark``: of its lines; others come from names of people's jobs."""
     if answer.code != 0:
         return None
+    return rows(line.split("|", 8)[1:] for line in answer.out.splitlines() if line.startswith(f"{mark}|"))
+
+
+def ask_queue(env: Mapping[str, str]) -> tuple[dict[str, list[QueueRow]] | None, str]:
+    """What squeue says, and its complaint. Blocks."""
+    mark = secrets.token_hex(8)  # in the environment nobody else sees it
+    answer = call(squeue(), {**env, "SQUEUE_FORMAT": f"{mark}|{_FIELDS}"}, QUERY_DEADLINE)
+    return queue(answer, mark), answer.words
+
+
+def rows(jobs: Iterable[Sequence[str]]) -> dict[str, list[QueueRow]]:
+    """Jobs with a name of scd's. Anybody may have called his so: see ``user``."""
     found: dict[str, list[QueueRow]] = {}
-    for line in answer.out.splitlines():
-        fields = line.split("|", 7)
-        if len(fields) == 8 and fields[1].isdigit() and _NAME.fullmatch(fields[6]) and _ID.fullmatch(fields[0]):
-            job, user, state, started, ended, nodes, name, reason = fields
-            if state == "FAILED" and reason == _REFUSED_REASON:
-                continue
+    for fields in jobs:
+        if len(fields) != 8 or not fields[1].isdigit() or not _NAME.fullmatch(fields[6]):
+            continue
+        which, user, state, started, ended, nodes, name, reason = fields
+        if state == "FAILED" and reason == _REFUSED_REASON:
+            continue
+        for job in _each(which):
             row = QueueRow(job, state, _time(started), _time(ended), nodes, name, reason, int(user))
             found.setdefault(name, []).append(row)
     return found
 
 
+def _each(job: str) -> list[str]:
+    """The elements of an array that wait are one job still. squeue's own ``--array`` leaves some out (22.05)."""
+    if _ID.fullmatch(job):
+        return [job]
+    if not (found := _WAITING.fullmatch(job)):
+        return []
+    numbers: list[int] = []
+    for part in found[2].split(","):
+        if not (span := _SPAN.fullmatch(part)):
+            return []
+        first, last, step = (int(text) if text else None for text in span.groups())
+        assert first is not None
+        numbers += range(first, (first if last is None else last) + 1, step or 1)
+    return [f"{found[1]}_{number}" for number in numbers]
+
+
 def best(rows: Iterable[QueueRow]) -> QueueRow | None:
     """Of several jobs of one name the one that may still do something: others find its claim and end at once."""
-    return max(rows, key=lambda row: (not row.has_ended, not row.pending, int(row.id)), default=None)
+    return max(rows, key=lambda row: (not row.has_ended, not row.pending, int(row.id.partition("_")[0])), default=None)
 
 
 def scancel(ids: Iterable[str], *, pending: bool = False, gently: bool = False) -> list[str]:
@@ -229,33 +265,18 @@ def is_known(answer: Answer, name: str) -> bool | None:
     return False if answer.code == 1 and "Invalid job id specified" in answer.err + answer.out else None
 
 
+def version() -> list[str]:
+    return ["scontrol", "--version"]
+
+
+def release(text: str) -> tuple[int, int] | None:
+    """``(22, 5)`` of ``slurm-wlm 22.05.8`` and of pyslurm's ``22.5.3``; None if it names no version."""
+    found = _RELEASE.search(text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def ping() -> list[str]:
     return ["scontrol", "ping"]
-
-
-def sinfo() -> list[str]:
-    return ["sinfo", "--noheader", "--exact", "--format=%P|%l|%c|%m"]
-
-
-def partitions(answer: Answer) -> dict[str, Partition] | None:
-    """What the partitions give, None if the answer says nothing."""
-    if answer.code != 0:
-        return None
-    found: dict[str, Partition] = {}
-    for line in answer.out.splitlines():
-        fields = line.split("|")
-        if len(fields) != 4:
-            continue
-        name, limit, cores, memory = fields
-        own = Partition(
-            name.removesuffix("*"), _duration(limit), _number(cores), _number(memory, _MEGABYTE), name.endswith("*")
-        )
-        if (other := found.get(own.name)) is not None:  # a line for each kind of node
-            own = msgspec.structs.replace(
-                own, cores=_larger(own.cores, other.cores), memory=_larger(own.memory, other.memory)
-            )
-        found[own.name] = own
-    return found
 
 
 def show_licenses() -> list[str]:
@@ -274,24 +295,3 @@ def _literal(path: str) -> str:
 
 def _time(text: str) -> float | None:
     return float(text) if text.isdigit() else None
-
-
-def _number(text: str, unit: int = 1) -> int | None:
-    digits = text.rstrip("+")
-    return int(digits) * unit if digits.isdigit() and int(digits) else None
-
-
-def _larger(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else max(one, other)
-
-
-def _duration(text: str) -> float | None:
-    """``1-00:00:00``, ``2:00:00``, ``30:00``; anything else is no limit."""
-    days, dash, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))) or len(parts) > 3:
-        return None
-    seconds = 0
-    for part in parts if not dash else [*parts, *["0"] * (3 - len(parts))]:
-        seconds = seconds * 60 + int(part)
-    return float(seconds + (int(days) * 86400 if dash else 0)) or None

@@ -10,7 +10,10 @@ from typing import TypeVar
 from .. import slurm_cli as cli
 from ..config import Slurm
 from ..placement import Partition
-from ..slurm_cli import Answer, QueueRow
+from ..slurm_cli import Answer
+from ..slurm_partitions import partitions, sinfo
+from .readers import NoAnswer, Queue, Reader, Squeue
+from .slurm_pyslurm import Choice, choose
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +23,13 @@ _LOAD = 20.0  # a look takes at most this part of the time
 _PARTITIONS_EVERY = 300.0
 
 T = TypeVar("T")
-Queue = Mapping[str, Sequence[QueueRow]]  # what has a name of ours
 
 
 class Controller:
     def __init__(self, config: Slurm):
         self._config = config
         self._env = cli.environment(config.conf)
+        self._reader: Reader = Squeue(self._env)
         self._threads = ThreadPoolExecutor(config.parallel + 4, thread_name_prefix="slurm")
         self._pace = TICK
         self._earliest = 0.0
@@ -40,7 +43,14 @@ class Controller:
         """Call what blocks, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
+    async def choose_reader(self) -> Choice:
+        """Until then the queue is read by squeue."""
+        choice = await self.do(choose, self._env)
+        self._reader = choice.reader
+        return choice
+
     def close(self) -> None:
+        self._reader.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def hurry(self) -> None:
@@ -54,23 +64,26 @@ class Controller:
     async def queue(self) -> Queue | None:
         """All that Slurm has with names of ours, in one look; None if it did not answer: then nothing is known."""
         begin = time.monotonic()
-        answer = None
-        if not self.reachable.is_set():  # squeue tries for ten seconds; this says at once whether anybody is there
-            answer = await self.ask(cli.ping())
-        if answer is None or answer.code == 0:
-            answer = await self.ask(cli.squeue())
-        now = time.monotonic()
-        found = cli.queue(answer)
-        if found is None:
-            self._set_reachable(answer.words)
-            self._earliest = self.due = now + self._pace
+        try:
+            found = await self._read()
+        except NoAnswer as error:
+            self._set_reachable(error.message)
+            self._earliest = self.due = time.monotonic() + self._pace
             self._pace = min(self._pace * _BACKOFF, self._config.poll_interval)
             return None
+        now = time.monotonic()
         self._set_reachable()
         self._earliest = now + max(TICK, _LOAD * (now - begin))
         self.due = max(now + self._pace, self._earliest)
         self._pace = min(self._pace * _BACKOFF, self._config.poll_interval)
         return found
+
+    async def _read(self) -> Queue:
+        if not self.reachable.is_set():  # a reader tries for ten seconds; this says at once whether anybody is there
+            answer = await self.ask(cli.ping())
+            if answer.code != 0:
+                raise NoAnswer(answer.words)
+        return await self.do(self._reader.read)
 
     async def has(self, job: str, name: str) -> bool | None:
         """Whether it has this job under this name, None if it does not say."""
@@ -80,9 +93,9 @@ class Controller:
         """Now and then: a site changes them seldom."""
         if time.monotonic() < self._partitions_due or not self.reachable.is_set():
             return
-        answer = await self.ask(cli.sinfo())
+        answer = await self.ask(sinfo())
         self._partitions_due = time.monotonic() + _PARTITIONS_EVERY
-        if (found := cli.partitions(answer)) is not None:
+        if (found := partitions(answer)) is not None:
             self.partitions = found
 
     def _set_reachable(self, complaint: str = "") -> None:

@@ -16,7 +16,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from .. import slurm_cli as cli
@@ -31,17 +30,17 @@ from ..states import NodeState
 from . import places
 from .base import Observation, Spec
 from .batches import Batches, place
-from .controller import TICK, Controller, Queue
+from .controller import TICK, Controller
+from .endings import Endings
 from .local import LocalExecutor
 from .places import Look
+from .readers import Queue
 from .submission import MARGIN, Stage, Submission
 
 log = logging.getLogger(__name__)
 
 _MOST_SUBMISSIONS = 5  # of one attempt
 _MOST_QUESTIONS = 10  # about single jobs, at a time
-_RESEND = 5.0  # between two tries to cancel
-_HARD = 15.0  # after which Slurm ends a batch job that was told to end
 _FULL = 15.0  # before the next try to get into a full queue
 _IDLE = 300.0
 _RELAUNCH = 2.0  # before scd-launcher is asked again
@@ -61,8 +60,8 @@ class SlurmExecutor:
         self._wake = wake
         self._boot = boot_id()
         self._slurm = Controller(config)
+        self._endings = Endings(self._slurm, batches, wake)
         self._known: dict[str, Submission] = {}
-        self._leaving: dict[str, Submission] = {}  # ended for scd, and still to be taken out of Slurm's queue
         self._todo: asyncio.Queue[Submission] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._stir = asyncio.Event()
@@ -79,6 +78,7 @@ class SlurmExecutor:
         await self._slurm.read_partitions()
         if not self.partitions:
             log.warning("Slurm does not answer; what is to run there waits for it")
+        log.info("%s", (await self._slurm.choose_reader()).why)
         duties = [self._watch(), *(self._send() for _ in range(self._config.parallel))]
         self._tasks = [asyncio.create_task(duty) for duty in duties]
 
@@ -134,7 +134,7 @@ class SlurmExecutor:
             known = self._known.pop(name)
             if not known.ended:  # scd cannot go on with the job: what there is of it ends
                 known.kill = known.kill or (NodeState.ERROR, "the job has ended")
-                self._leaving[name] = known
+                self._endings.leaving[name] = known
 
     # -- submitting
 
@@ -202,9 +202,9 @@ class SlurmExecutor:
     async def _turn(self) -> None:
         """What was killed is given up; then one look at the queue and at the disk for all, and what follows."""
         now = time.monotonic()
-        await self._give_up_killed()
+        await self._endings.give_up_killed(self._known.values())
         queue: Queue | None = None
-        if not (self._known or self._leaving):
+        if not (self._known or self._endings.leaving):
             self._slurm.due = now + _IDLE
         elif now >= self._slurm.due:
             queue = await self._slurm.queue()
@@ -212,8 +212,8 @@ class SlurmExecutor:
         await self._judge(live, queue)
         if queue is not None:
             await self._ask_again(live)
-            self._see_off(queue)
-        await self._cancel_in_slurm()
+            self._endings.see_off(queue)
+        await self._endings.tell_slurm(self._known.values())
         runs = any(known.seen.started is not None and not known.ended for known in live)
         owed = any(known.kill is not None and not known.given_up for known in self._known.values())
         # Records are looked for between two queries, and a launcher that was away is asked again.
@@ -229,8 +229,10 @@ class SlurmExecutor:
             before = known.news
             known.judge(rows[known.name], looked.get(known.name), now)
             if known.doom is not None and not known.ended:
-                await self._tell_doomed(known)
+                await self._endings.tell_doomed(known)
             news |= before != known.news
+            if known.awaits_word:
+                self._slurm.hurry()
         for known in self._known.values():
             if not self._slurm.reachable.is_set() and known.seen.waiting != _DOWN and not known.ended:
                 known.seen.waiting, news = _DOWN, True
@@ -239,19 +241,6 @@ class SlurmExecutor:
         if news:
             self._slurm.hurry()
             self._wake()
-
-    async def _tell_doomed(self, known: Submission) -> None:
-        """Should it live after all, cut off from everything, it must not go on beside one that takes its place."""
-        assert known.doom is not None
-        state, reason, lost = known.doom
-        try:
-            await self._slurm.do(self._batches.give_up, known.spec.job_hash, [known.name], state, reason)
-        except LauncherDown:
-            return
-        except (OSError, ScdError) as error:
-            log.error("job=%s %s cannot be given up: %s", known.spec.job_hash, known.name, error)
-        else:
-            known.end(state, reason, lost)
 
     async def _ask_again(self, live: Sequence[Submission]) -> None:
         """Submit again what Slurm, having answered for a while, does not have, and nobody has claimed."""
@@ -272,72 +261,9 @@ class SlurmExecutor:
             if known.submissions < _MOST_SUBMISSIONS:
                 known.send_again()
                 self._todo.put_nowait(known)
-            elif await self._give_up([known], NodeState.ERROR, "") == [True]:
+            elif await self._endings.give_up([known], NodeState.ERROR, "") == [True]:
                 known.end(NodeState.ERROR, "Slurm takes it again and again, and then does not know it", lost=True)
                 self._wake()
-
-    # -- ending
-
-    async def _give_up_killed(self) -> None:
-        """What never ran never will; what runs is told so in its directory, also while Slurm is away."""
-        killed: dict[tuple[str, NodeState, str], list[Submission]] = {}
-        for known in (*self._known.values(), *self._leaving.values()):
-            if known.kill is not None and not known.ended and not known.given_up:
-                killed.setdefault((known.spec.job_hash, *known.kill), []).append(known)
-        for (_, state, reason), submissions in killed.items():
-            outcomes = await self._give_up(submissions, state, reason)
-            for known, never_ran in zip(submissions, outcomes, strict=False):
-                known.given_up = True
-                if never_ran:
-                    if known.stage is not Stage.WAITING:
-                        self._leaving[known.name] = known
-                    known.end(state, reason)
-                    self._wake()
-
-    async def _give_up(self, submissions: Sequence[Submission], state: NodeState, reason: str) -> list[bool]:
-        """Of one job; nothing if they have to be given up again."""
-        job_hash, names = submissions[0].spec.job_hash, [known.name for known in submissions]
-        try:
-            return await self._slurm.do(self._batches.give_up, job_hash, names, state, reason)
-        except LauncherDown:
-            return []
-        except (OSError, ScdError) as error:  # a disk that is full: Slurm will be told all the same
-            log.error("job=%s %s cannot be given up: %s", job_hash, ", ".join(names), error)
-            return [False] * len(names)
-
-    async def _cancel_in_slurm(self) -> None:
-        """All of them with a few commands. What pends goes at once; what runs is told to end, and later made to."""
-        if not self._slurm.reachable.is_set():
-            return
-        now = time.monotonic()
-        candidates = (*self._known.values(), *self._leaving.values())
-        due: dict[str, list[tuple[Submission, str]]] = {}
-        for known in {known.name: known for known in candidates if known.given_up}.values():
-            if known.row is not None and not known.row.has_ended and now - known.told >= _RESEND:
-                known.told = now
-                due.setdefault(known.spec.user, []).append((known, known.row.id))
-        for user, jobs in due.items():
-            soft = [job for known, job in jobs if now - known.killed < _HARD]
-            hard = [job for known, job in jobs if now - known.killed >= _HARD]
-            try:
-                await self._slurm.do(partial(self._batches.cancel, user, [job for _, job in jobs], pending=True))
-                await self._slurm.do(partial(self._batches.cancel, user, soft, gently=True))
-                await self._slurm.do(partial(self._batches.cancel, user, hard))
-            except ScdError as error:
-                log.warning("user=%s Slurm was not told to end jobs: %s", user or "-", error)
-        if due:
-            self._slurm.hurry()
-
-    def _see_off(self, queue: Queue) -> None:
-        now = time.monotonic()
-        for name, known in list(self._leaving.items()):
-            known.row = cli.best(known.own(queue.get(name, ())))
-            if known.row is not None:
-                known.missing = None
-            elif known.missing is None:
-                known.missing = now
-            if known.is_over or (known.missing is not None and now - known.missing >= MARGIN):
-                del self._leaving[name]
 
 
 def _look_at(submissions: Sequence[Submission]) -> dict[str, Look]:

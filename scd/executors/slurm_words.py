@@ -103,6 +103,8 @@ def ending(row: QueueRow, memory: int, limit: str) -> Ending:
             return Ending(NodeState.ERROR, f"Slurm says {row.state}, and it left no record{where}", lost=True)
 
 
-def explains(row: QueueRow) -> bool:
-    """Whether Slurm's word says more about a failure than the node's own record: it was ended from outside."""
+def explains(row: QueueRow, *, outside: bool) -> bool:
+    """Whether Slurm's word says more about a failure than the node's record. ``outside``: it was ended from there."""
+    if not outside:
+        return row.state == "OUT_OF_MEMORY"
     return row.state in ("TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "CANCELLED", "PREEMPTED", "NODE_FAIL")

@@ -53,6 +53,7 @@ class Submission:
         self._timeout = record_timeout
         self._boot = boot
         self._over: float | None = None  # since when Slurm says that it ended
+        self._failed: float | None = None  # since when its record says that it failed
         self._beat: float | None = None  # the last sign of life, and when it was seen to be new
         self._beat_seen = 0.0
 
@@ -68,6 +69,11 @@ class Submission:
     def is_over(self) -> bool:
         """Slurm's word for it, whatever its record says."""
         return self.row is not None and self.row.has_ended
+
+    @property
+    def awaits_word(self) -> bool:
+        """It failed, and Slurm may know better why."""
+        return self._failed is not None and not self.ended
 
     @property
     def news(self) -> tuple[object, ...]:
@@ -147,17 +153,23 @@ class Submission:
         return True
 
     def _take_end(self, record: Record, now: float) -> None:
-        """Where the node was ended from outside, Slurm says why: that is waited for a little."""
+        """Why a node failed Slurm may know better: that is waited for a little, longer if it was ended from outside.
+
+        A node whose tool was killed for its memory says no more than that the tool failed.
+        """
         failed = record.get("state") not in ("success", "skipped")
         outside = failed and self.kill is None and (record.get("signalled") or record.get("exit_code") == _KILLED)
-        if outside and not self.is_over and (self.missing is None or now - self.missing < MARGIN):
-            return
+        if failed and self.kill is None and not self.is_over:
+            self._failed = now if self._failed is None else self._failed
+            since = self.missing if outside else self._failed
+            if since is None or now - since < MARGIN:
+                return
         if not self._take(record):
             self.end(NodeState.ERROR, "its record makes no sense", lost=True)
         elif failed and self.kill is not None:
             self.seen.state, self.seen.reason = self.kill
             self.seen.lost = False
-        elif outside and self.row is not None and explains(self.row):
+        elif failed and self.row is not None and explains(self.row, outside=bool(outside)):
             word = self._word(self.row)
             self.seen.state, self.seen.reason = word.state, word.reason
             self.seen.lost, self.seen.out_of_memory = word.lost, word.out_of_memory

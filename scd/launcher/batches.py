@@ -133,7 +133,7 @@ def _cancel(ground: Ground, request: Cancel) -> None:
     account, slurm = ground.account(request.account), _slurm(ground)
     env = _environment(slurm, account)
     become(account)
-    queue = cli.queue(cli.call(cli.squeue(), env, cli.QUERY_DEADLINE))
+    queue, _ = cli.ask_queue(env)
     own = {row.id for rows in (queue or {}).values() for row in rows if row.user == account.uid}
     if ids := sorted(own & set(request.ids)):
         cli.call(cli.scancel(ids, pending=request.pending, gently=request.gently), env, cli.QUERY_DEADLINE)

@@ -28,11 +28,11 @@ class Site:
         self.commands.mkdir()
         self._daemons: list[Daemon] = []
 
-    def daemon(self, slurm: str = "", dispatch: str = MIXED) -> Daemon:
+    def daemon(self, slurm: str = "", dispatch: str = MIXED, record_timeout: int = 15) -> Daemon:
         """A started daemon. ``slurm``: lines of its ``[slurm]``."""
         config = (
             f'[dispatch]\n{dispatch}\n[slurm]\nconf = "{self.cluster.config}"\npoll_interval = "2s"\n'
-            f"record_timeout = 15\n{slurm}\n"
+            f"record_timeout = {record_timeout}\n{slurm}\n"
         )
         made = Daemon(self.directory / f"scd{len(self._daemons)}", config)
         self._daemons.append(made)

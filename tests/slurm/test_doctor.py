@@ -3,23 +3,32 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..harness import ROOT, Daemon
+from scd import slurm_cli as cli
+from scd.executors.slurm_pyslurm import choose
+
+from ..harness import ROOT, Daemon, Json
 from .cluster import NODES, Cluster
 from .site import Site, slow
 
 
-def doctor(daemon: Daemon) -> tuple[list[str], list[str]]:
-    """What is good about Slurm, and what is bad with its remedy."""
+def findings(daemon: Daemon, check: str, options: Sequence[str]) -> list[Json]:
     done = subprocess.run(
-        [sys.executable, "-m", "scd.cli.main", "-c", str(daemon.file), "--json", "doctor", "--slurm"],
+        [sys.executable, "-m", "scd.cli.main", "-c", str(daemon.file), "--json", "doctor", *options],
         capture_output=True, text=True, cwd=ROOT, timeout=200,
     )  # fmt: skip
-    found = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "slurm"]
+    found: list[Json] = json.loads(done.stdout)["findings"]
+    assert done.returncode == any(one["level"] == "bad" for one in found)
+    return [one for one in found if one["check"] == check]
+
+
+def doctor(daemon: Daemon) -> tuple[list[str], list[str]]:
+    """What is good about Slurm, and what is bad with its remedy."""
+    found = findings(daemon, "slurm", ["--slurm"])
     good = [one["text"] for one in found if one["level"] == "good"]
     bad = [f"{one['text']} -> {one['remedy']}" for one in found if one["level"] == "bad"]
-    assert not bad or done.returncode == 1
     return good, bad
 
 
@@ -30,6 +39,14 @@ def test_a_site_that_works(site: Site) -> None:
     assert good[0] == "Slurm's controller answers; its partitions are bigmem, compute."
     assert "with SiliconCompiler" in good[1]
     assert not list((daemon.state / "spool" / "staging").iterdir()), "it left something behind"
+
+
+def test_who_would_read_the_queue(site: Site) -> None:
+    """Also without trying a batch job."""
+    choice = choose(cli.environment(str(site.cluster.config)))
+    choice.reader.close()
+    (found,) = findings(site.daemon(), "queue", ())
+    assert (found["level"], found["text"]) == ("good" if choice.fits else "note", choice.why)
 
 
 def test_partitions_and_options_that_are_not_there(site: Site) -> None:

@@ -8,16 +8,17 @@ import pytest
 from scd import slurm_cli as cli
 from scd.placement import Partition, Placement
 from scd.slurm_cli import Answer, QueueRow, Verdict
+from scd.slurm_partitions import partitions
 
 HASH = "0123456789abcdef0123456789abcdef"
 DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
 QUEUE = f"""\
-5|0|PENDING|N/A|N/A||scd-{HASH}-5.1|PartitionConfig
-2|0|RUNNING|1795580575|1795581175|node1|scd-{HASH}-2.1|None
-1|0|COMPLETED|1795580575|1795580576|node1|scd-{HASH}-1.1|None
-4|0|FAILED|1795580575|1795580575|node1|scd-{HASH}-4.1|JobLaunchFailure
-3|0|CANCELLED|1795580579|1795580579||scd-{HASH}-3.1|JobHeldUser
-9|0|PENDING|N/A|N/A||scd-{HASH}-9.1|{DOWN}
+m|5|0|PENDING|N/A|N/A||scd-{HASH}-5.1|PartitionConfig
+m|2|0|RUNNING|1795580575|1795581175|node1|scd-{HASH}-2.1|None
+m|1|0|COMPLETED|1795580575|1795580576|node1|scd-{HASH}-1.1|None
+m|4|0|FAILED|1795580575|1795580575|node1|scd-{HASH}-4.1|JobLaunchFailure
+m|3|0|CANCELLED|1795580579|1795580579||scd-{HASH}-3.1|JobHeldUser
+m|9|0|PENDING|N/A|N/A||scd-{HASH}-9.1|{DOWN}
 """
 
 
@@ -27,7 +28,7 @@ def row(state: str, **fields: object) -> QueueRow:
 
 
 def test_the_queue_is_read_by_name() -> None:
-    found = cli.queue(Answer(0, QUEUE, ""))
+    found = cli.queue(Answer(0, QUEUE, ""), "m")
     assert found is not None
     assert {name.rpartition("-")[2]: rows[0].state for name, rows in found.items()} == {
         "5.1": "PENDING", "2.1": "RUNNING", "1.1": "COMPLETED", "4.1": "FAILED", "3.1": "CANCELLED", "9.1": "PENDING",
@@ -53,7 +54,9 @@ def test_licences_are_read_by_name() -> None:
         f"5|alice|RUNNING|1|2|n|scd-{HASH}-5.1|None",
         "5|0|RUNNING|1|2|n|their job|None",
         f"5|0|RUNNING|1|2|n|scd-{HASH}-5.1x|None",
-        f"5_1|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
+        f"5_|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
+        f"5_[1-]|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
+        f"5_[1,x]|0|RUNNING|1|2|n|scd-{HASH}-5.1|None",
         f"5|0|FAILED|1|1||scd-{HASH}-5.1|BadConstraints",  # what a refused submission leaves
         "||||||||",
         "slurm_load_jobs error: Unable to contact slurm controller",
@@ -61,12 +64,42 @@ def test_licences_are_read_by_name() -> None:
     ],
 )
 def test_what_is_not_ours_is_not_read(line: str) -> None:
-    assert cli.queue(Answer(0, f"{line}\n", "")) == {}
+    assert cli.queue(Answer(0, f"m|{line}\n", ""), "m") == {}
+
+
+def test_a_name_that_looks_like_a_line_is_none() -> None:
+    forged = f"5|0|RUNNING|1|2|n|scd-{HASH}-5.1|None"
+    text = f"m|7|1000|PENDING|N/A|N/A||x\n{forged}\rm|8\n{forged}|JobHeldUser\n"
+    assert cli.queue(Answer(0, text, ""), "m") == {}
+
+
+@pytest.mark.parametrize(
+    ("job", "elements"),
+    [
+        ("12_7", [7]), ("12_[7]", [7]), ("12_[1-3]", [1, 2, 3]), ("12_[0,5-6,9%4]", [0, 5, 6, 9]),
+        ("12_[1-13:4]", [1, 5, 9, 13]), ("12_[0-4:2,9%1]", [0, 2, 4, 9]),
+    ],
+)  # fmt: skip
+def test_elements_of_an_array_are_told_one_by_one(job: str, elements: list[int]) -> None:
+    found = cli.queue(Answer(0, f"m|{job}|0|PENDING|N/A|N/A||scd-{HASH}-5.1|Resources\n", ""), "m")
+    assert found is not None
+    assert [row.id for row in found[f"scd-{HASH}-5.1"]] == [f"12_{number}" for number in elements]
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [
+        ("slurm-wlm 22.05.8\n", (22, 5)), ("22.5.3", (22, 5)), ("slurm 25.11.1", (25, 11)),
+        ("slurm 24.05.0-0rc1", (24, 5)), ("slurm 25.11", (25, 11)), ("slurm-wlm", None), ("", None),
+    ],
+)  # fmt: skip
+def test_versions_of_slurm_and_of_pyslurm(text: str, release: tuple[int, int] | None) -> None:
+    assert cli.release(text) == release
 
 
 @pytest.mark.parametrize("answer", [Answer(1, QUEUE, ""), Answer(None, "", ""), Answer(-9, "", "")])
 def test_a_failed_answer_is_no_empty_queue(answer: Answer) -> None:
-    assert cli.queue(answer) is None
+    assert cli.queue(answer, "m") is None
 
 
 def test_the_one_that_may_still_do_something_counts() -> None:
@@ -150,13 +183,13 @@ def test_what_is_not_asked_for_is_left_to_slurm() -> None:
 def test_partitions_as_sinfo_tells_them() -> None:
     text = "compute*|2:00:00|8|4000\ncompute*|2:00:00|64|2000+\nbigmem|1-00:00:00|8|4000\n"
     text += "long|infinite|16+|1\nm|30:00|1|1\n"
-    found = cli.partitions(Answer(0, text, ""))
+    found = partitions(Answer(0, text, ""))
     assert found is not None
     assert found["compute"] == Partition("compute", 7200.0, 64, 4000 * 2**20, True)
     assert (found["bigmem"].time, found["long"].time, found["m"].time) == (86400.0, None, 1800.0)
     assert found["long"].cores == 16
     assert not found["bigmem"].default
-    assert cli.partitions(Answer(1, text, "")) is None
+    assert partitions(Answer(1, text, "")) is None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +221,8 @@ def test_a_command_that_is_not_there() -> None:
 def test_no_option_of_the_daemons_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SBATCH_PARTITION", "elsewhere")
     monkeypatch.setenv("SLURM_CONF", "/its/own")
-    assert set(cli.environment("")) == {"PATH", "LC_ALL", "SLURM_TIME_FORMAT", "SLURM_CONF"}
+    found = cli.environment("")
+    assert set(found) == {"PATH", "LC_ALL", "SLURM_TIME_FORMAT", "SLURM_BITSTR_LEN", "SLURM_CONF"}
     assert cli.environment("/mine")["SLURM_CONF"] == "/mine"
 
 
@@ -200,7 +234,7 @@ def test_where_others_have_the_directories_slurm_opens_nothing() -> None:
 
 def test_whose_a_job_is_comes_with_it() -> None:
     found = cli.queue(
-        Answer(0, f"5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None\n6|7|PENDING|N/A|N/A||scd-{HASH}-5.1|None\n", "")
+        Answer(0, f"m|5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None\nm|6|7|PENDING|N/A|N/A||scd-{HASH}-5.1|None\n", ""), "m"
     )
     assert found is not None
     assert [(row.id, row.user) for row in found[f"scd-{HASH}-5.1"]] == [("5", 1000), ("6", 7)]

@@ -181,7 +181,35 @@ def test_memory_that_ran_out_is_known_by_slurms_word(known: Submission) -> None:
 def test_a_nodes_own_failure_is_its_own(known: Submission) -> None:
     ended(known, "error", exit_code=1, reason="syn failed")
     see(known, 1, "COMPLETING")
+    assert not known.ended, "Slurm's word is not there yet"
+    assert known.awaits_word
+    see(known, 2, "FAILED")
     assert (known.seen.state, known.seen.reason, known.seen.lost) == (NodeState.ERROR, "syn failed", False)
+    assert not known.awaits_word
+
+
+@pytest.mark.parametrize("state", ["TIMEOUT", "CANCELLED", "PREEMPTED", "COMPLETED"])
+def test_what_came_after_a_nodes_own_failure_does_not_count(known: Submission, state: str) -> None:
+    ended(known, "error", exit_code=1, reason="syn failed")
+    see(known, 1, state)
+    assert (known.seen.state, known.seen.reason, known.seen.lost) == (NodeState.ERROR, "syn failed", False)
+
+
+def test_a_tool_that_was_killed_for_its_memory_is_known_by_slurms_word(known: Submission) -> None:
+    """The node itself lives, and says that its tool failed."""
+    ended(known, "error", exit_code=1, reason="syn failed")
+    see(known, 1, "RUNNING")
+    see(known, 2, "OUT_OF_MEMORY")
+    assert known.seen.out_of_memory
+    assert known.seen.reason == "out of memory: 1024 MiB were asked for (on node1)"
+
+
+def test_a_nodes_own_failure_does_not_wait_for_a_controller_that_is_away(known: Submission) -> None:
+    ended(known, "error", exit_code=1, reason="syn failed")
+    no_answer(known, 1)
+    assert not known.ended
+    no_answer(known, 1 + MARGIN)
+    assert (known.seen.state, known.seen.reason) == (NodeState.ERROR, "syn failed")
 
 
 def test_who_cancels_has_the_last_word_unless_it_succeeded(known: Submission) -> None:

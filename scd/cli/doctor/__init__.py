@@ -15,6 +15,7 @@ from .cluster import check_cluster
 from .finding import Finding, Level, bad, good
 from .machine import check_cgroups, check_clock, check_links
 from .places import check_disks, check_permissions
+from .reader import check_reader
 from .service import check_backup, check_daemon, check_database
 from .trial import check_trial
 
@@ -45,7 +46,10 @@ async def examine(file: Path | None, *, slurm: bool = False) -> list[Finding]:
     for check in (check_account, check_disks):
         findings += check(config)
     findings += [*check_permissions(config, file), *check_clock(), *check_cgroups(), *check_links()]
-    for examined in (check_trial(config, file), check_database(config), check_backup(config), check_daemon(config)):
+    for examined in (
+        check_trial(config, file), check_database(config), check_backup(config), check_daemon(config),
+        check_reader(config, file),
+    ):  # fmt: skip
         findings += [finding async for finding in examined]
     if slurm:
         findings += [finding async for finding in check_cluster(config, file)]
