@@ -211,7 +211,7 @@ async def serve(settings: Settings, file: Path, account: str, handed: Sequence[s
             stack.push_async_callback(slurm.close)
             await slurm.start()
             executor.add(slurm)
-            scheduler.use(executor, lambda: slurm.partitions)
+            scheduler.use(executor, lambda: slurm.partitions, lambda: slurm.largest_array)
         janitor = Janitor(settings, store, spool, board)
         progress = Progress(board)
         admission = Admission(settings, usage, scheduler)

@@ -218,6 +218,7 @@ class LiveJob:
             runtime=self.job.runtime, archive=f"{n}.{attempt.attempt}.tar.gz", generation=self.job.generation, key=key,
             unpack=self.job.plan is None or self._rebuilt, ancestors=() if key is None else self._ancestors(key),
             user=self.job.user, rebuilt=self._rebuilt, placement=placement, handle=attempt.handle or "",
+            array=attempt.array, element=attempt.element,
         )  # fmt: skip
 
     def view(self) -> JobView:

@@ -139,6 +139,8 @@ class Attempt(msgspec.Struct, frozen=True):
     lost: bool = False  # its runner, shim or host went away: not the node's own fault
     unpack_seconds: float | None = None  # of a preparation
     archive_seconds: float | None = None  # packing a node's results, a part of elapsed
+    array: str = ""  # the job array that it is submitted with, as which element of it
+    element: int = 0
 
     @property
     def key(self) -> NodeKey:

@@ -52,6 +52,7 @@ class Scheduler:
         self._metrics = metrics
         self._executor: Executor
         self._partitions: Callable[[], Mapping[str, Partition]] = dict
+        self._largest_array: Callable[[], int] = int
         self._live: dict[str, LiveJob] = {}
         self._wakeup = asyncio.Event()
         self._turn_lock = asyncio.Lock()
@@ -60,9 +61,12 @@ class Scheduler:
         self._stale = False  # memory and database may differ
         self.turns = 0  # that have ended, well or not
 
-    def use(self, executor: Executor, partitions: Callable[[], Mapping[str, Partition]] = dict) -> None:
-        """``partitions``: what Slurm's give, as far as it is known."""
-        self._executor, self._partitions = executor, partitions
+    def use(
+        self, executor: Executor, partitions: Callable[[], Mapping[str, Partition]] = dict,
+        largest_array: Callable[[], int] = int,
+    ) -> None:  # fmt: skip
+        """``partitions``: what Slurm's give, as far as it is known; ``largest_array``: nodes in one submission."""
+        self._executor, self._partitions, self._largest_array = executor, partitions, largest_array
 
     def wake(self) -> None:
         self._wakeup.set()
@@ -208,6 +212,7 @@ class Scheduler:
                     live = self._live[pick.job_hash]
                     with blaming(live):
                         await turn.start(live, pick.key, pick.cores)
+                await turn.arrange(self._live, self._largest_array())
         ends = [end for end in (turn.deadline, None if left is None else time.monotonic() + left) if end is not None]
         self._deadline = min(ends, default=None)
         await self._carry_out(turn.orders)

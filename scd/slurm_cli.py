@@ -22,12 +22,13 @@ SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queu
 QUERY_DEADLINE = 30.0
 
 _FIELDS = "%i|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
-_NAME = re.compile(r"scd-[0-9a-f]{32}-[0-9]{1,9}\.[0-9]{1,9}")
+_ARRAY = "-array"  # how the name of a job array ends
+_NAME = re.compile(rf"scd-[0-9a-f]{{32}}-[0-9]{{1,9}}\.[0-9]{{1,9}}({_ARRAY})?")
+_LICENSE = re.compile(r"^LicenseName=(\S+)", re.MULTILINE)
 _RELEASE = re.compile(r"(?<![0-9.])([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 _ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")  # of an array's element: 12_7
 _WAITING = re.compile(r"([0-9]{1,18})_\[([0-9,:-]+)(?:%[0-9]+)?\]")  # elements: 12_[1-5,8%2], 12_[0-12:4]
 _SPAN = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?")
-_LICENSE = re.compile(r"^LicenseName=(\S+)", re.MULTILINE)
 _UNTOLD = re.compile(r"[^A-Za-z0-9_./=@+-]+")
 _MEGABYTE = 2**20
 _MOST_WORDS = 300
@@ -40,6 +41,7 @@ _REFUSALS = (
     "requested time limit is invalid", "memory required by task is not available", "invalid job credential",
     "invalid constraint", "job violates accounting/qos policy", "user's group not permitted", "invalid license",
     "partition is in an inactive state", "requested partition configuration not available", "invalid reservation",
+    "invalid job array specification",
 )  # fmt: skip
 _LATER = ("resource temporarily unavailable", "assocmaxsubmitjoblimit", "qosmaxsubmitjobperuserlimit",
           "slurm temporarily unable to accept job", "assocgrpsubmitjobslimit", "qosgrpsubmitjobslimit")  # fmt: skip
@@ -89,6 +91,12 @@ class QueueRow(msgspec.Struct, frozen=True):
     name: str
     reason: str
     user: int = -1  # whose it is: a number
+
+    @property
+    def array(self) -> str:
+        """The array's id, of an element, and of what is left of an array when all of it ended; "" of other jobs."""
+        base, _, element = self.id.partition("_")
+        return base if element or self.name.endswith(_ARRAY) else ""
 
     @property
     def pending(self) -> bool:
@@ -151,10 +159,22 @@ def probe_name(staged: str) -> str:
     return f"scd-{staged}{staged}-0.1"
 
 
-def sbatch(name: str, comment: str, directory: str | None, placement: Placement) -> list[str]:
+def array_name(first: str) -> str:
+    """Of the job array that an attempt is the first of."""
+    return first + _ARRAY
+
+
+def element_name(array: str, element: int) -> str:
+    """What ``queue`` calls an element."""
+    return f"{array}_{element}"
+
+
+def sbatch(
+    name: str, comment: str, directory: str | None, placement: Placement, elements: Sequence[int] = ()
+) -> list[str]:
     """The script comes as input. What people may choose comes first: of an option given twice the last one counts.
 
-    Without a ``directory`` Slurm opens no file: the batch job keeps its output itself.
+    Without a ``directory`` Slurm opens no file: the batch job keeps its output itself. ``elements`` of a job array.
     """
     options = [
         *placement.options,
@@ -175,6 +195,8 @@ def sbatch(name: str, comment: str, directory: str | None, placement: Placement)
         options.append(f"--begin={placement.begin}")
     if placement.license:
         options.append(f"--licenses={placement.license}:1")
+    if elements:
+        options.append(f"--array={_ranges(elements)}")
     return ["sbatch", *options]
 
 
@@ -213,7 +235,10 @@ def ask_queue(env: Mapping[str, str]) -> tuple[dict[str, list[QueueRow]] | None,
 
 
 def rows(jobs: Iterable[Sequence[str]]) -> dict[str, list[QueueRow]]:
-    """Jobs with a name of scd's. Anybody may have called his so: see ``user``."""
+    """Jobs with a name of scd's. Anybody may have called his so: see ``user``.
+
+    Each element of an array has a name of its own; under the array's there is something of each array of that name.
+    """
     found: dict[str, list[QueueRow]] = {}
     for fields in jobs:
         if len(fields) != 8 or not fields[1].isdigit() or not _NAME.fullmatch(fields[6]):
@@ -223,7 +248,11 @@ def rows(jobs: Iterable[Sequence[str]]) -> dict[str, list[QueueRow]]:
             continue
         for job in _each(which):
             row = QueueRow(job, state, _time(started), _time(ended), nodes, name, reason, int(user))
-            found.setdefault(name, []).append(row)
+            _, _, element = job.partition("_")
+            if not name.endswith(_ARRAY) or row.array not in {other.array for other in found.get(name, ())}:
+                found.setdefault(name, []).append(row)
+            if element and name.endswith(_ARRAY):
+                found.setdefault(element_name(name, int(element)), []).append(row)
     return found
 
 
@@ -249,9 +278,40 @@ def best(rows: Iterable[QueueRow]) -> QueueRow | None:
 
 
 def scancel(ids: Iterable[str], *, pending: bool = False, gently: bool = False) -> list[str]:
-    """``pending``: only those that have not begun. ``gently``: TERM to the batch script alone, which passes it on."""
+    """``pending``: only those that have not begun. ``gently``: TERM to the batch script alone, which passes it on.
+
+    Not both ``pending`` and elements of arrays: Slurm 22.05 then ends all of an array that has not begun.
+    """
     how = ["--state=PENDING"] if pending else ["--batch", "--signal=TERM"] if gently else []
-    return ["scancel", *how, *ids]
+    return ["scancel", *how, *_folded(ids)]
+
+
+def requests(argv: Sequence[str]) -> int:
+    """How many requests a command sends to the controller, at most, as counted on 22.05 and 24.11."""
+    if argv[0] != "scancel":
+        return 1 if argv[0] == "sbatch" else 2
+    options = [word for word in argv[1:] if word.startswith("--")]
+    return len(argv) - 1 - len(options) + (3 if options else 0)
+
+
+def _folded(ids: Iterable[str]) -> list[str]:
+    """Elements of one array in one word, for which Slurm needs one request."""
+    found: dict[str, list[int]] = {}
+    for job in ids:
+        base, _, element = job.partition("_")
+        found.setdefault(base, []).extend([int(element)] if element else [])
+    return [f"{base}_[{_ranges(elements)}]" if elements else base for base, elements in found.items()]
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """``1-3,7``"""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def show_job(job: str) -> list[str]:
@@ -262,7 +322,8 @@ def is_known(answer: Answer, name: str) -> bool | None:
     """Whether the job of this name is there, None if the answer says nothing."""
     if answer.code == 0:
         return f" JobName={name} " in answer.out
-    return False if answer.code == 1 and "Invalid job id specified" in answer.err + answer.out else None
+    said = answer.err + answer.out
+    return False if answer.code == 1 and ("Invalid job id specified" in said or " not found" in said) else None
 
 
 def version() -> list[str]:

@@ -9,6 +9,7 @@ import aiosqlite
 import msgspec
 
 from .config import Config
+from .executors.arrays import arranged
 from .executors.base import Executor, Observation, Spec
 from .live import LiveJob, over
 from .metrics import Metrics
@@ -125,6 +126,21 @@ class Turn:
                 return
             live.queue(attempt)
         self.orders.submit.append((self._executor, spec_of(self._config, live, attempt)))
+
+    async def arrange(self, lives: Mapping[str, LiveJob], largest_array: int) -> None:
+        """What starts in this turn goes together where it can."""
+        specs = arranged([spec for _, spec in self.orders.submit], largest_array)
+        joined = []
+        for spec in specs:
+            if spec.array:
+                attempts = lives[spec.job_hash].attempts
+                attempts[spec.name] = msgspec.structs.replace(
+                    attempts[spec.name], array=spec.array, element=spec.element
+                )
+                joined.append(attempts[spec.name])
+        if joined:
+            await self._store.join_arrays(self._db, joined)
+            self.orders.submit = [(self._executor, spec) for spec in specs]
 
     async def _end_attempt(self, live: LiveJob, attempt: Attempt, seen: Observation) -> None:
         state, reason = live.outcome(attempt.key, seen)

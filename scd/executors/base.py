@@ -27,6 +27,8 @@ class Spec(msgspec.Struct, frozen=True):
     rebuilt: bool = False  # a preparation's: its tree is gone, and is unpacked from import and results in one
     placement: Placement = Placement()
     handle: str = ""  # what the executor called it when it took it, if that is known
+    array: str = ""  # what it is submitted with, by that name, as the ``element`` of it
+    element: int = 0
 
 
 class Observation(msgspec.Struct):

@@ -33,11 +33,13 @@ class Made(NamedTuple):
 
 
 class Batches(Protocol):
+    arrays: bool  # whether several go with one submission
+
     def make(self, spec: Spec) -> Made:
         """Make an attempt's directory. Raises OSError, and ShimFailed if that will never be."""
 
-    def submit(self, spec: Spec) -> Answer:
-        """What sbatch answers. Raises ShimFailed if it is never asked."""
+    def submit(self, specs: Sequence[Spec]) -> Answer:
+        """What sbatch answers; several are elements of one array. Raises ShimFailed if it is never asked."""
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
         """End attempts of a job; for each whether it never ran, and now never will. Raises OSError, ShimFailed."""
@@ -58,6 +60,8 @@ def place(spool: Spool, name: str) -> Path:
 class OwnBatches:
     """All of them are scd's own account's."""
 
+    arrays = True
+
     def __init__(self, config: Slurm, spool: Spool, scripts: BatchScripts):
         self._env = cli.environment(config.conf)
         self._spool = spool
@@ -66,11 +70,18 @@ class OwnBatches:
     def make(self, spec: Spec) -> Made:
         return Made(claims.make(place(self._spool, spec.name)), os.geteuid())
 
-    def submit(self, spec: Spec) -> Answer:
+    def submit(self, specs: Sequence[Spec]) -> Answer:
+        spec = specs[0]
         directory, there = self._spool.job(spec.job_hash), place(self._spool, spec.name)
         work = Work(directory, spec.job_hash, spec.design, spec.jobname, spec.runtime, spec.user)
-        script = self._scripts.write(work, order(spec, directory), there.name)
-        argv = cli.sbatch(spec.name, cli.comment(spec.job_hash, spec.key, spec.user), str(there), spec.placement)
+        if not spec.array:
+            script = self._scripts.write(work, order(spec, directory), there.name)
+            argv = cli.sbatch(spec.name, cli.comment(spec.job_hash, spec.key, spec.user), str(there), spec.placement)
+        else:
+            orders = {spec.element: (place(self._spool, spec.name).name, order(spec, directory)) for spec in specs}
+            script = self._scripts.write_array(work, orders)
+            what = cli.comment(spec.job_hash, f"{spec.key} and others", spec.user)
+            argv = cli.sbatch(spec.array, what, None, spec.placement, list(orders))
         return cli.call(argv, self._env, cli.SUBMIT_DEADLINE, script)
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:  # noqa: ARG002
@@ -91,6 +102,8 @@ class OwnBatches:
 class AccountBatches:
     """Each is its user's account's, and scd-launcher acts as that."""
 
+    arrays = False
+
     def __init__(self, gateway: Gateway, spool: Spool):
         self._gateway = gateway
         self._spool = spool
@@ -102,7 +115,8 @@ class AccountBatches:
         new = self._gateway.ask(MakePlace(spec.job_hash, account, there.name))
         return Made(new is True, self._spool.job(spec.job_hash).control.lstat().st_uid)
 
-    def submit(self, spec: Spec) -> Answer:
+    def submit(self, specs: Sequence[Spec]) -> Answer:
+        (spec,) = specs
         key = spec.key
         request = Submit(
             job_hash=spec.job_hash, account=self._gateway.account_of(spec.user),

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from ..config import Slurm
 from ..placement import Partition
 from ..slurm_cli import Answer
 from ..slurm_partitions import partitions, sinfo
+from ..slurm_site import Site, show_config, site
+from .bucket import Bucket
 from .readers import NoAnswer, Queue, Reader, Squeue
 from .slurm_pyslurm import Choice, choose
 
@@ -20,7 +23,9 @@ log = logging.getLogger(__name__)
 TICK = 1.0  # seconds between two looks while things change
 _BACKOFF = 1.5  # of looks at a queue in which nothing changes
 _LOAD = 20.0  # a look takes at most this part of the time
-_PARTITIONS_EVERY = 300.0
+_SITE_EVERY = 300.0
+_KEPT = 1 / 3  # of a limit on requests: for looks at the queue and cancels
+_LOOKS = 0.5  # of the same, the part that looks may take
 
 T = TypeVar("T")
 
@@ -33,7 +38,10 @@ class Controller:
         self._threads = ThreadPoolExecutor(config.parallel + 4, thread_name_prefix="slurm")
         self._pace = TICK
         self._earliest = 0.0
-        self._partitions_due = 0.0
+        self._site_due = 0.0
+        self._site = Site()
+        self._buckets: dict[int, Bucket] = {}  # by the account's uid, where requests are limited
+        self._tick = TICK
         self.due = 0.0  # of the next look at the queue, by the monotonic clock
         self.partitions: Mapping[str, Partition] = {}
         self.reachable = asyncio.Event()
@@ -55,17 +63,47 @@ class Controller:
 
     def hurry(self) -> None:
         """Something is about to change: look soon."""
-        self._pace = TICK
+        self._pace = self._tick
         self.due = min(self.due, max(self._earliest, time.monotonic() + TICK / 2))
 
+    @property
+    def limited(self) -> bool:
+        """Whether the site answers only so many requests of one account (``rl_enable``)."""
+        return self._site.limit is not None
+
+    @property
+    def largest_array(self) -> int:
+        return self._site.largest_array
+
+    def may(self, uid: int | None, requests: int) -> bool:
+        """Whether so many requests may be sent now as this account. They count as sent."""
+        bucket = self._bucket(uid)
+        return bucket is None or bucket.take(requests)
+
+    async def wait_to_submit(self, uid: int | None) -> None:
+        """Until one request may be sent as this account, and enough are left for what is urgent."""
+        if (bucket := self._bucket(uid)) is not None:
+            await bucket.wait(1, _KEPT)
+
+    def _bucket(self, uid: int | None) -> Bucket | None:
+        limit = self._site.limit
+        if limit is None or uid is None or uid == self._site.unlimited:
+            return None
+        if uid not in self._buckets:
+            self._buckets[uid] = Bucket(limit)
+        return self._buckets[uid]
+
     async def ask(self, argv: Sequence[str]) -> Answer:
+        if (bucket := self._bucket(os.geteuid())) is not None:
+            await bucket.wait(cli.requests(argv))
         return await self.do(cli.call, argv, self._env, cli.QUERY_DEADLINE)
 
     async def queue(self) -> Queue | None:
         """All that Slurm has with names of ours, in one look; None if it did not answer: then nothing is known."""
-        begin = time.monotonic()
         try:
-            found = await self._read()
+            await self._make_ready()
+            begin = time.monotonic()
+            found = await self.do(self._reader.read)
         except NoAnswer as error:
             self._set_reachable(error.message)
             self._earliest = self.due = time.monotonic() + self._pace
@@ -73,35 +111,49 @@ class Controller:
             return None
         now = time.monotonic()
         self._set_reachable()
-        self._earliest = now + max(TICK, _LOAD * (now - begin))
+        self._earliest = now + max(self._tick, _LOAD * (now - begin))
         self.due = max(now + self._pace, self._earliest)
         self._pace = min(self._pace * _BACKOFF, self._config.poll_interval)
         return found
 
-    async def _read(self) -> Queue:
-        if not self.reachable.is_set():  # a reader tries for ten seconds; this says at once whether anybody is there
+    async def _make_ready(self) -> None:
+        """Raises NoAnswer."""
+        if (bucket := self._bucket(os.geteuid())) is not None:
+            await bucket.wait(cli.requests(cli.squeue()))
+        # A reader tries for ten seconds; this says at once whether anybody is there, and that nobody is to whoever has
+        # sent too many requests.
+        elif not self.reachable.is_set():
             answer = await self.ask(cli.ping())
             if answer.code != 0:
                 raise NoAnswer(answer.words)
-        return await self.do(self._reader.read)
 
     async def has(self, job: str, name: str) -> bool | None:
         """Whether it has this job under this name, None if it does not say."""
         return cli.is_known(await self.ask(cli.show_job(job)), name)
 
-    async def read_partitions(self) -> None:
-        """Now and then: a site changes them seldom."""
-        if time.monotonic() < self._partitions_due or not self.reachable.is_set():
+    async def read_site(self) -> None:
+        """Now and then: a site changes seldom."""
+        if time.monotonic() < self._site_due or not self.reachable.is_set():
             return
-        answer = await self.ask(sinfo())
-        self._partitions_due = time.monotonic() + _PARTITIONS_EVERY
-        if (found := partitions(answer)) is not None:
-            self.partitions = found
+        given, found = partitions(await self.ask(sinfo())), site(await self.ask(show_config()))
+        self._site_due = time.monotonic() + _SITE_EVERY
+        if given is not None:
+            self.partitions = given
+        if found is None or found == self._site:
+            return
+        self._site, self._buckets, self._tick = found, {}, TICK
+        if (bucket := self._bucket(os.geteuid())) is not None:
+            self._tick = max(TICK, cli.requests(cli.squeue()) / (_LOOKS * bucket.rate))
+        if limit := found.limit:
+            log.info(
+                "Slurm limits requests to %d at once and %d every %d s; scd keeps within that",
+                limit.burst, limit.refill, limit.period,
+            )  # fmt: skip
 
     def _set_reachable(self, complaint: str = "") -> None:
         if not complaint and not self.reachable.is_set():
             self.reachable.set()
-            self._partitions_due = 0.0
+            self._site_due = 0.0
             log.info("Slurm answers again")
         elif complaint and self.reachable.is_set():
             self.reachable.clear()

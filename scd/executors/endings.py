@@ -17,6 +17,8 @@ from .submission import MARGIN, Stage, Submission
 log = logging.getLogger(__name__)
 
 _RESEND = 5.0  # between two tries to cancel
+_AT_ONCE = 500  # in one command
+_SOME = 8  # in one command, where each is a request and those are limited
 _HARD = 15.0  # after which Slurm ends a batch job that was told to end
 
 
@@ -73,27 +75,40 @@ class Endings:
             return
         now = time.monotonic()
         candidates = (*submissions, *self.leaving.values())
-        due: dict[str, list[tuple[Submission, str]]] = {}
+        due: dict[str, list[Submission]] = {}
         for known in {known.name: known for known in candidates if known.given_up}.values():
             if known.row is not None and not known.row.has_ended and now - known.told >= _RESEND:
-                known.told = now
-                due.setdefault(known.spec.user, []).append((known, known.row.id))
-        for user, jobs in due.items():
-            soft = [job for known, job in jobs if now - known.killed < _HARD]
-            hard = [job for known, job in jobs if now - known.killed >= _HARD]
+                due.setdefault(known.spec.user, []).append(known)
+        for user, together in due.items():
             try:
-                await self._slurm.do(partial(self._batches.cancel, user, [job for _, job in jobs], pending=True))
-                await self._slurm.do(partial(self._batches.cancel, user, soft, gently=True))
-                await self._slurm.do(partial(self._batches.cancel, user, hard))
+                await self._tell(user, together, now)
             except ScdError as error:
                 log.warning("user=%s Slurm was not told to end jobs: %s", user or "-", error)
         if due:
             self._slurm.hurry()
 
+    async def _tell(self, user: str, submissions: Sequence[Submission], now: float) -> None:
+        """As many as the controller answers; the others with the next look."""
+        kinds: dict[tuple[bool, bool, bool], list[Submission]] = {}
+        for known in submissions:
+            assert known.row is not None
+            pending, element = known.row.pending, bool(known.row.array)
+            gently = not pending and now - known.killed < _HARD
+            kinds.setdefault((pending and not element, gently, pending and element), []).append(known)
+        for (pending, gently, whole), together in kinds.items():
+            for start in range(0, len(together), size := _AT_ONCE if whole or not self._slurm.limited else _SOME):
+                part = together[start : start + size]
+                ids = [known.row.id for known in part if known.row is not None]
+                if not self._slurm.may(part[0].owner, cli.requests(cli.scancel(ids, pending=pending, gently=gently))):
+                    break
+                for known in part:
+                    known.told = now
+                await self._slurm.do(partial(self._batches.cancel, user, ids, pending=pending, gently=gently))
+
     def see_off(self, queue: Queue) -> None:
         now = time.monotonic()
         for name, known in list(self.leaving.items()):
-            known.row = cli.best(known.own(queue.get(name, ())))
+            known.row = cli.best(known.own(queue))
             if known.row is not None:
                 known.missing = None
             elif known.missing is None:

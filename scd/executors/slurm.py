@@ -18,10 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .. import slurm_cli as cli
 from ..config import Slurm
-from ..errors import ScdError
-from ..launcher.base import LauncherDown
 from ..model import NodeKey
 from ..placement import Partition
 from ..procfs import boot_id
@@ -33,6 +30,7 @@ from .batches import Batches, place
 from .controller import TICK, Controller
 from .endings import Endings
 from .local import LocalExecutor
+from .outbox import Outbox
 from .places import Look
 from .readers import Queue
 from .submission import MARGIN, Stage, Submission
@@ -41,11 +39,8 @@ log = logging.getLogger(__name__)
 
 _MOST_SUBMISSIONS = 5  # of one attempt
 _MOST_QUESTIONS = 10  # about single jobs, at a time
-_FULL = 15.0  # before the next try to get into a full queue
 _IDLE = 300.0
-_RELAUNCH = 2.0  # before scd-launcher is asked again
 _DOWN = "waiting for Slurm: its controller does not answer"
-_UNLAUNCHED = "waiting for scd-launcher: it does not answer"
 
 
 class SlurmExecutor:
@@ -60,26 +55,30 @@ class SlurmExecutor:
         self._wake = wake
         self._boot = boot_id()
         self._slurm = Controller(config)
+        self._outbox = Outbox(self._slurm, batches, self._hurry, wake)
         self._endings = Endings(self._slurm, batches, wake)
         self._known: dict[str, Submission] = {}
-        self._todo: asyncio.Queue[Submission] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._stir = asyncio.Event()
         self._next_turn = 0.0
-        self._news = False
 
     @property
     def partitions(self) -> Mapping[str, Partition]:
         """What the partitions give, empty until Slurm has told."""
         return self._slurm.partitions
 
+    @property
+    def largest_array(self) -> int:
+        """How many nodes of one job go with one submission, where several are ready; 0: each alone."""
+        return self._slurm.largest_array if self._batches.arrays and self._slurm.limited else 0
+
     async def start(self) -> None:
         """Ask Slurm once, and go on asking."""
-        await self._slurm.read_partitions()
+        await self._slurm.read_site()
         if not self.partitions:
             log.warning("Slurm does not answer; what is to run there waits for it")
         log.info("%s", (await self._slurm.choose_reader()).why)
-        duties = [self._watch(), *(self._send() for _ in range(self._config.parallel))]
+        duties = [self._watch(), *(self._outbox.serve() for _ in range(self._config.parallel))]
         self._tasks = [asyncio.create_task(duty) for duty in duties]
 
     async def close(self) -> None:
@@ -94,7 +93,7 @@ class SlurmExecutor:
         if spec.name not in self._known:
             there = place(self._spool, spec.name)
             known = self._known[spec.name] = Submission(spec, there, self._config.record_timeout, self._boot)
-            self._todo.put_nowait(known)
+            self._outbox.put(known)
         return spec.name
 
     async def trouble(self) -> str:
@@ -136,51 +135,6 @@ class SlurmExecutor:
                 known.kill = known.kill or (NodeState.ERROR, "the job has ended")
                 self._endings.leaving[name] = known
 
-    # -- submitting
-
-    async def _send(self) -> None:
-        while True:
-            known = await self._todo.get()
-            try:
-                await self._submit(known)
-            except LauncherDown:
-                known.stage, known.seen.waiting = Stage.WAITING, _UNLAUNCHED
-                self._later(known, _RELAUNCH)
-                self._wake()
-            except (OSError, ScdError) as error:
-                known.end(NodeState.ERROR, f"it cannot be submitted: {error}")
-                self._wake()
-            except Exception:  # one attempt's trouble must not hold up all others
-                log.exception("job=%s %s cannot be submitted", known.spec.job_hash, known.name)
-                known.end(NodeState.ERROR, "it cannot be submitted; scd's log says why")
-                self._wake()
-
-    async def _submit(self, known: Submission) -> None:
-        if known.fresh:
-            new, known.owner = await self._slurm.do(self._batches.make, known.spec)
-            known.fresh = False
-            if not new:
-                # An earlier daemon may have submitted it.
-                known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
-                self._hurry()
-                return
-        await asyncio.sleep(max(0.0, known.not_before - time.monotonic()))
-        await self._slurm.reachable.wait()
-        if known.ended or known.kill is not None:
-            return  # the watch ends it
-        known.stage = Stage.SENDING
-        self._hurry()  # it may be in the queue, and over, while sbatch still has not answered
-        answer = await self._slurm.do(self._batches.submit, known.spec)
-        known.take_answer(*cli.submitted(answer))
-        self._news = True  # told with the next look: thousands of them come in a few seconds
-        if known.stage is Stage.WAITING and not known.ended:
-            self._later(known, _FULL)
-        self._hurry()
-
-    def _later(self, known: Submission, seconds: float) -> None:
-        known.not_before = time.monotonic() + seconds
-        self._todo.put_nowait(known)
-
     # -- watching
 
     def _hurry(self) -> None:
@@ -218,13 +172,13 @@ class SlurmExecutor:
         owed = any(known.kill is not None and not known.given_up for known in self._known.values())
         # Records are looked for between two queries, and a launcher that was away is asked again.
         self._next_turn = now + TICK if runs or owed else self._slurm.due
-        await self._slurm.read_partitions()
+        await self._slurm.read_site()
 
     async def _judge(self, live: Sequence[Submission], queue: Queue | None) -> None:
-        rows = {known.name: None if queue is None else known.own(queue.get(known.name, ())) for known in live}
+        rows = {known.name: None if queue is None else known.own(queue) for known in live}
         looked = await self._slurm.do(_look_at, [known for known in live if known.worth_a_look(rows[known.name])])
         now = time.monotonic()
-        news, self._news = self._news, False
+        news, self._outbox.news = self._outbox.news, False
         for known in live:
             before = known.news
             known.judge(rows[known.name], looked.get(known.name), now)
@@ -244,26 +198,31 @@ class SlurmExecutor:
 
     async def _ask_again(self, live: Sequence[Submission]) -> None:
         """Submit again what Slurm, having answered for a while, does not have, and nobody has claimed."""
-        questions = 0
+        there: dict[str, bool | None] = {}  # what Slurm says of single jobs, and of arrays
+        again = []
         for known in live:
             now = time.monotonic()
             if known.missing is None or now - known.missing < MARGIN or known.ended or known.kill is not None:
                 continue
-            if (await self._slurm.do(_look_at, [known]))[known.name].claimed:
+            if known.doom is not None or (await self._slurm.do(_look_at, [known]))[known.name].claimed:
                 continue
             if known.seen.handle:  # asked for alone, since squeue leaves out what it is told to hide
-                questions += 1
-                if questions > _MOST_QUESTIONS:
-                    return
-                if await self._slurm.has(known.seen.handle, known.name) is not False:
+                job = known.seen.handle.partition("_")[0]
+                if job not in there:
+                    if len(there) == _MOST_QUESTIONS:
+                        break
+                    there[job] = await self._slurm.has(job, known.spec.array or known.name)
+                if there[job] is not False:
                     known.missing = now
                     continue
             if known.submissions < _MOST_SUBMISSIONS:
-                known.send_again()
-                self._todo.put_nowait(known)
+                again.append(known)
             elif await self._endings.give_up([known], NodeState.ERROR, "") == [True]:
                 known.end(NodeState.ERROR, "Slurm takes it again and again, and then does not know it", lost=True)
                 self._wake()
+        for known in again:
+            known.send_again()
+            self._outbox.put(known)
 
 
 def _look_at(submissions: Sequence[Submission]) -> dict[str, Look]:

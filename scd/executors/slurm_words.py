@@ -18,6 +18,7 @@ class Ending(NamedTuple):
     out_of_memory: bool = False
 
 
+CANCELLED = "cancelled in Slurm, not by scd"
 _NEVER = "it will never start like this"
 _WAITING = {
     "": "",
@@ -87,7 +88,7 @@ def ending(row: QueueRow, memory: int, limit: str) -> Ending:
             asked = f": {memory >> 20} MiB were asked for" if memory else ""
             return Ending(NodeState.ERROR, f"out of memory{asked}{where}", out_of_memory=True)
         case "CANCELLED":
-            return Ending(NodeState.ERROR, "cancelled in Slurm, not by scd")
+            return Ending(NodeState.ERROR, CANCELLED)
         case "PREEMPTED":
             return Ending(NodeState.ERROR, "preempted by a job of higher priority", lost=True)
         case "NODE_FAIL":

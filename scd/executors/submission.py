@@ -6,7 +6,7 @@ answered and no sign of life was seen for long enough. Times are of the daemon's
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..units import format_duration
 from .base import Observation, Spec
 from .places import Look, Record
 from .records import observe
-from .slurm_words import Ending, ending, explains, waiting
+from .slurm_words import CANCELLED, Ending, ending, explains, waiting
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,17 @@ class Submission:
         self._failed: float | None = None  # since when its record says that it failed
         self._beat: float | None = None  # the last sign of life, and when it was seen to be new
         self._beat_seen = 0.0
+        self._others = False  # Slurm has its array, without it
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def queue_name(self) -> str:
+        """What it is called in Slurm's queue."""
+        spec = self.spec
+        return cli.element_name(spec.array, spec.element) if spec.array else spec.name
 
     @property
     def ended(self) -> bool:
@@ -92,7 +99,8 @@ class Submission:
         self.submissions += verdict is not Verdict.LATER
         match verdict:
             case Verdict.ACCEPTED:
-                self.stage, self.seen.handle, self.seen.waiting = Stage.SUBMITTED, text, ""
+                handle = cli.element_name(text, self.spec.element) if self.spec.array else text
+                self.stage, self.seen.handle, self.seen.waiting = Stage.SUBMITTED, handle, ""
             case Verdict.REFUSED:
                 self.end(NodeState.ERROR, f"Slurm refused it: {text}")
             case Verdict.LATER:
@@ -108,9 +116,14 @@ class Submission:
 
     # -- what is seen of it
 
-    def own(self, rows: Iterable[QueueRow]) -> list[QueueRow]:
-        """Of what has its name in Slurm that which is its own: anybody can call his job so."""
-        return [row for row in rows if row.user == self.owner]
+    def own(self, queue: Mapping[str, Sequence[QueueRow]]) -> list[QueueRow]:
+        """What is its own of what has its name in Slurm: anybody can call his job so."""
+        rows = [row for row in queue.get(self.queue_name, ()) if row.user == self.owner]
+        base, _, element = self.seen.handle.partition("_")
+        self._others = bool(element) and not rows and any(
+            row.user == self.owner and row.array == base for row in queue.get(self.spec.array, ())
+        )  # fmt: skip
+        return rows
 
     def judge(self, rows: Sequence[QueueRow] | None, found: Look | None, now: float) -> None:
         """``rows`` that Slurm has under its name, None if Slurm was not asked or did not answer."""
@@ -180,6 +193,9 @@ class Submission:
             never = self.row.state == "CANCELLED" and self.row.never_ran and not found.claimed
             if never or now - max(self._over, self._beat_seen) >= self._timeout:
                 self._doom_by_word(self.row, found)
+        elif self.missing is not None and not found.claimed and self._others and now - self.missing >= MARGIN:
+            # Slurm keeps nothing of an element that was cancelled before it began, and loses arrays only as a whole.
+            self.doom = NodeState.ERROR, CANCELLED, False
         elif self.missing is not None and found.claimed and now - max(self.missing, self._beat_seen) >= self._timeout:
             self.doom = NodeState.ERROR, "Slurm does not know it any more, and it left no record", True
 

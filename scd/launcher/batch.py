@@ -229,7 +229,7 @@ class Batch:
         """A record, on the disk when this returns. A full disk makes it wait: without a record the node never ended."""
         record = {
             "type": name.removesuffix(".json"), "name": self.attempt.name, "at": time.time(), "mono": time.monotonic(),
-            "boot": boot_id(), "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", ""), **fields,
+            "boot": boot_id(), "host": socket.gethostname(), "job": _job(), **fields,
         }  # fmt: skip
         aside = self.place / f".{name}"
         complained = False
@@ -298,7 +298,7 @@ def _run(task: dict[str, Any], stack: contextlib.ExitStack) -> int:
         archives, work = (hold(stack, control.with_name(name), inodes.get(name)) for name in ("archives", "work"))
         upload = hold(stack, pinned / ".." / "upload", None)
         place = stack.enter_context(held(pinned / task["place"]))
-        if inodes:  # then Slurm was not to open anything by its path
+        if inodes or "elements" in task:  # then Slurm was not to open anything by its path
             _catch_output(place)
         ours = claim(place)
     except OSError as error:
@@ -327,8 +327,18 @@ def _catch_output(place: Path) -> None:
     os.close(fd)
 
 
+def _job() -> str:
+    """What Slurm's commands call it."""
+    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
 def main() -> None:
     task = json.load(sys.stdin)
+    if "elements" in task:  # of a job array: one script for all
+        own = task["elements"][os.environ["SLURM_ARRAY_TASK_ID"]]
+        task["place"] = own["place"]
+        task["order"] |= own["order"]
     os.umask(task["umask"])
     with contextlib.ExitStack() as stack:
         sys.exit(_run(task, stack))

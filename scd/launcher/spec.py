@@ -74,18 +74,33 @@ class BatchScripts:
         ``inodes`` if the job has an account of its own: those of control, archives and work. The daemon, whose account
         reads what the batch job writes, could rename them.
         """
+        chosen, spec = self._spec(work)
+        return self._script(chosen, work, inodes, {"place": f"{SLURM}/{attempt}", "spec": spec, "order": order})
+
+    def write_array(self, work: Work, orders: Mapping[int, tuple[str, Mapping[str, Any]]]) -> str:
+        """One script for attempts that differ in little: by their number the attempt's name and its order."""
+        chosen, spec = self._spec(work)
+        first = next(iter(orders.values()))[1]
+        own = ("name", "archive", "step", "index")
+        elements = {
+            number: {"place": f"{SLURM}/{attempt}", "order": {key: order[key] for key in own}}
+            for number, (attempt, order) in orders.items()
+        }
+        common = {key: value for key, value in first.items() if key not in own}
+        return self._script(chosen, work, None, {"spec": spec, "order": common, "elements": elements})
+
+    def _spec(self, work: Work) -> tuple[Runtime, dict[str, Any]]:
         chosen, versions = self._runtimes.get(work.runtime)
         sandbox, directory = self._sandbox(chosen.name), work.directory
         runner = command(chosen, "scd.runner.serve")
         settings = {**_settings(self._config, work, sandbox is not None), "packages": versions.packages, "places": {}}
-        spec = {
+        return chosen, {
             "sandbox": [*_UNMOVED, *sandbox.argv(str(directory.work), TEMPORARY_MARK)] if sandbox else [],
             "runner": runner if sandbox else [*_UNMOVED, *runner],
             "settings": settings,
             "env": job_environment(chosen, str(directory.work)) | ({"TMPDIR": TEMPORARY} if sandbox else {}),
             "root": str(directory.work),
         }
-        return self._script(chosen, work, attempt, inodes, {"spec": spec, "order": order})
 
     def probe(self, work: Work, inodes: Mapping[str, int] | None = None) -> str:
         """As ``write``; it asks the first runtime what it has, in its sandbox, and leaves the answer as its record."""
@@ -98,18 +113,16 @@ class BatchScripts:
             "env": job_environment(runtime, root) | {"TMPDIR": TEMPORARY},
             "root": root,
         }
-        return self._script(runtime, work, PROBE, inodes, {"spec": spec})
+        return self._script(runtime, work, inodes, {"place": f"{SLURM}/{PROBE}", "spec": spec})
 
     def _sandbox(self, runtime: str) -> Sandbox | None:
         """Its files in /etc are made where it is."""
         sandbox = self._sandboxes.get(runtime)
         return None if sandbox is None else sandbox._replace(etc=ETC_MARK)
 
-    def _script(
-        self, runtime: Runtime, work: Work, attempt: str, inodes: Mapping[str, int] | None, more: Mapping[str, Any]
-    ) -> str:
+    def _script(self, runtime: Runtime, work: Work, inodes: Mapping[str, int] | None, more: Mapping[str, Any]) -> str:
         task = {
-            "control": str(work.directory.control), "place": f"{SLURM}/{attempt}", "inodes": inodes or {},
+            "control": str(work.directory.control), "inodes": inodes or {},
             "umask": 0o077 if inodes is None else 0o027, "etc": etc_files(os.geteuid(), os.getegid()), **more,
         }  # fmt: skip
         batch = shlex.join([runtime.python, "-I", "-S", str(BOOT), "scd.launcher.batch"])

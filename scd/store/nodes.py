@@ -1,6 +1,6 @@
 """Nodes and their attempts. Every change of state is guarded: it happens only from a state that allows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import aiosqlite
 import msgspec
@@ -34,6 +34,7 @@ _CLAIM_NODE = """
 _INSERT_ATTEMPT = """
     INSERT INTO attempts (name, job_hash, step, "index", attempt, executor, cores, queued, memory)
     VALUES (:name, :job_hash, :step, :index, :attempt, :executor, :cores, :queued, :memory)"""
+_JOIN_ARRAY = "UPDATE attempts SET array = :array, element = :element WHERE name = :name"
 _SUBMIT_ATTEMPT = "UPDATE attempts SET handle = :handle WHERE name = :name"
 _START_ATTEMPT = "UPDATE attempts SET started = :started WHERE name = :name AND started IS NULL"
 _END_ATTEMPT = """
@@ -156,6 +157,10 @@ class NodeStore:
         """Let a node start again whose attempt was lost."""
         row = {"job_hash": node.job_hash, "step": node.step, "index": node.index}
         return await changed(db, _RETRY_NODE, row)
+
+    async def join_arrays(self, db: aiosqlite.Connection, attempts: Iterable[Attempt]) -> None:
+        """Write down, before anything is submitted, which attempts go together."""
+        await db.executemany(_JOIN_ARRAY, [msgspec.structs.asdict(attempt) for attempt in attempts])
 
     async def submit_attempt(self, db: aiosqlite.Connection, name: str, handle: str) -> None:
         """An executor's own queue has taken it."""

@@ -1,9 +1,11 @@
 """What nodes in Slurm cost: ``python -m tests.slurm.bench [JOBS]``, each of 180 nodes in a partition that is down.
 
-Prints the rate of submissions beside that of bare ``sbatch`` on the same machine in the same run, and the daemon's CPU
-time while all of them wait.
+Prints the rate of submissions beside that of bare ``sbatch``, in turns on the same machine; the daemon's CPU time while
+all of them wait; and what is different where they go as job arrays.
 """
 
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from .site import Site, submit
 
 WIDTH = 180
 PARALLEL = 8
+ROUNDS = 7
 WATCHED = 60.0
 _CONFIG = """\
 default = "local"
@@ -43,11 +46,14 @@ def bare_rate(site: Site, count: int) -> float:
     return count / (time.monotonic() - begin)
 
 
-def own_rate(daemon: Daemon) -> float:
-    """Between the first submission and the last, as Slurm has seen them, whatever else the daemon did meanwhile."""
-    rows = daemon.rows("SELECT at FROM events WHERE new = 'submitted' AND step = 'mid' ORDER BY at")
-    queued = daemon.rows("SELECT min(at) AS at FROM events WHERE new = 'queued' AND step = 'mid'")[0]["at"]
-    return len(rows) / float(rows[-1]["at"] - queued)
+def own_rate(daemon: Daemon, job_hash: str) -> float:
+    """From the commit of the nodes' intent to that of the last one's id, whatever else the daemon did meanwhile."""
+    query = (
+        "SELECT min(at) AS first, max(at) AS last, count(*) AS n FROM events "
+        "WHERE new = ? AND step = 'mid' AND job_hash = ?"
+    )
+    (queued,), (submitted,) = (daemon.rows(query, state, job_hash) for state in ("queued", "submitted"))
+    return float(submitted["n"] / (submitted["last"] - queued["first"]))
 
 
 def main() -> None:
@@ -58,20 +64,50 @@ def main() -> None:
         site = Site(slurm, Path(place))
         slurm.output("scontrol", "update", "partitionname=bigmem", "state=down")
         try:
-            measure(site, jobs)
+            measure_rates(site)
+            measure_arrays(site)
+            measure_waiting(site, jobs)
         finally:
             site.end()
 
 
-def measure(site: Site, jobs: int) -> None:
+def measure_rates(site: Site) -> None:
     daemon = site.daemon(dispatch=_CONFIG, slurm=f"parallel = {PARALLEL}")
-    first = submit(daemon, "fan180")
+    pairs = []
+    for _ in range(ROUNDS):
+        pairs.append((_submit_and_cancel(daemon), bare_rate(site, WIDTH)))
+        print(f"  {pairs[-1][0]:.0f} and {pairs[-1][1]:.0f} a second, load {os.getloadavg()[0]:.1f}", flush=True)
+        site.cluster.output("scancel", "--user=root", "--state=PENDING")
+    own, bare, ratio = (statistics.median(found) for found in zip(*((a, b, a / b) for a, b in pairs), strict=True))
+    print(f"{WIDTH} nodes of one job: {own:.0f} submissions a second; sbatch alone: {bare:.0f}; the ratio: {ratio:.2f}")
+    daemon.stop()
+
+
+def measure_arrays(site: Site) -> None:
+    """On a site that says that it limits requests, and does not."""
+    limited = "rl_enable,rl_bucket_size=100000,rl_refill_rate=100000"
+    lines = f"s/^SlurmctldParameters .*/SlurmctldParameters = {limited}/; s/^SlurmUser .*/SlurmUser = slurm(64030)/"
+    site.replace("scontrol", f'"$real" "$@" | sed "{lines}"')
+    daemon = site.daemon(dispatch=_CONFIG, slurm=f"parallel = {PARALLEL}")
+    rate = statistics.median(_submit_and_cancel(daemon) for _ in range(ROUNDS))
+    print(f"{WIDTH} nodes of one job as an array: {rate:.0f} a second", flush=True)
+    daemon.stop()
+    site.restore("scontrol")
+
+
+def _submit_and_cancel(daemon: Daemon) -> float:
+    job_hash = submit(daemon, "fan180")
     _wait(daemon, WIDTH)
-    own = own_rate(daemon)
-    bare = bare_rate(site, WIDTH)
-    print(f"{WIDTH} nodes of one job: {own:.0f} submissions a second; sbatch alone: {bare:.0f}", flush=True)
-    for _ in range(jobs - 1):
-        submit(daemon, "fan180")
+    rate = own_rate(daemon, job_hash)
+    daemon.post("/cancel_job/", {"job_hash": job_hash})
+    daemon.wait(job_hash, 120)
+    time.sleep(2)
+    return rate
+
+
+def measure_waiting(site: Site, jobs: int) -> None:
+    daemon = site.daemon(dispatch=_CONFIG, slurm=f"parallel = {PARALLEL}")
+    first, *_ = [submit(daemon, "fan180") for _ in range(jobs)]
     _wait(daemon, jobs * WIDTH)
     time.sleep(10)
     process = psutil.Process(daemon.pid)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from ..harness import Daemon, Json, wait_until
 from ..integration.submission import collected, manifest
+from . import limit
 from .cluster import Cluster
 
 # Each run of a node leaves a line where no later run clears it away.
@@ -50,6 +52,19 @@ class Site:
         aside.chmod(0o755)
         aside.rename(path)
 
+    def limit_requests(self, burst: int, refill: int) -> None:
+        """From now on Slurm answers ``burst`` requests at once, then ``refill`` a second; ``limit`` has the details."""
+        for command in ("sbatch", "squeue", "scancel", "scontrol", "sinfo"):
+            self.replace(command, f'exec {sys.executable} -I -S {limit.__file__} $here {burst} {refill} {command} "$@"')
+
+    def refused(self) -> list[str]:
+        """Requests that were too many."""
+        return lines(self.directory / limit.REFUSED)
+
+    def sent(self, command: str) -> int:
+        """Requests of a command that were answered."""
+        return sum(line.split()[1] == command for line in lines(self.directory / limit.SENT))
+
     def restore(self, command: str) -> None:
         (self.commands / command).unlink()
 
@@ -57,6 +72,10 @@ class Site:
         for daemon in self._daemons:
             daemon.end_everything()
         self.cluster.output("scancel", "--user=root")
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def submit(daemon: Daemon, flow: str, *options: str) -> str:

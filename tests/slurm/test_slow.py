@@ -11,6 +11,7 @@ import pytest
 from ..harness import wait_until
 from .cluster import Cluster, cluster, why_not
 from .site import (
+    COUNT,
     MIXED,
     Site,
     attempts,
@@ -22,6 +23,7 @@ from .site import (
     runs,
     said_while_running,
     slow,
+    submit,
     wait_for_submission,
     working,
 )
@@ -86,6 +88,17 @@ def test_a_full_queue(small_site: Site) -> None:
     slurm.output("scancel", "--user=root", "--state=PENDING")
     assert finish(daemon, job_hash, 300) == "completed"
     assert runs(daemon, job_hash) == 1
+
+
+def test_an_array_for_which_there_will_never_be_room(small_site: Site) -> None:
+    """It is refused as a whole; its parts find room one after the other."""
+    small_site.limit_requests(1000, 1000)
+    daemon = small_site.daemon()
+    job_hash = submit(daemon, "workers", f"script={COUNT}", "threads=1")
+    said_while_running(daemon, job_hash, "Slurm takes no more at the moment", 240)
+    assert finish(daemon, job_hash, 400) == "completed"
+    assert runs(daemon, job_hash) == 4
+    assert all(one["state"] == "success" for one in attempts(daemon, job_hash))
 
 
 def test_a_node_ends_while_the_daemon_is_away(site: Site, slurm: Cluster) -> None:

@@ -237,3 +237,32 @@ def test_whose_a_job_is_comes_with_it() -> None:
     found = cli.queue(Answer(0, text, ""), "m")
     assert found is not None
     assert [(row.id, row.user) for row in found[f"scd-{HASH}-5.1"]] == [("5", 1000), ("6", 7)]
+
+
+def test_elements_of_an_array_have_names_of_their_own() -> None:
+    array = f"scd-{HASH}-5.1-array"
+    lines = f"m|7_1|0|RUNNING|1|2|n|{array}|None\nm|7_[2-3]|0|PENDING|N/A|N/A||{array}|Priority\n"
+    found = cli.queue(Answer(0, lines, ""), "m")
+    assert found is not None
+    assert {name: [row.id for row in rows] for name, rows in found.items()} == {
+        array: ["7_1"], f"{array}_1": ["7_1"], f"{array}_2": ["7_2"], f"{array}_3": ["7_3"],
+    }  # fmt: skip
+
+
+def test_what_is_left_of_an_array_is_under_its_own_name() -> None:
+    found = cli.queue(Answer(0, f"m|7|0|CANCELLED|1|1||scd-{HASH}-5.1-array|None\n", ""), "m")
+    assert found is not None
+    (row,) = found[f"scd-{HASH}-5.1-array"]
+    assert (row.array, row.has_ended) == ("7", True)
+
+
+def test_elements_that_are_cancelled_take_one_request_an_array() -> None:
+    argv = cli.scancel(["7_1", "12", "7_3", "7_2", "9_5", "7_8"])
+    assert argv == ["scancel", "7_[1-3,8]", "12", "9_[5]"]
+    assert cli.requests(argv) == 3
+
+
+def test_an_array_is_told_its_elements() -> None:
+    argv = cli.sbatch("n-array", "c", None, Placement(executor="slurm"), [1, 2, 3, 7])
+    assert "--array=1-3,7" in argv
+    assert cli.requests(argv) == 1

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from scd.executors import places
@@ -261,6 +262,62 @@ def test_what_runs_is_told(known: Submission) -> None:
 
 def test_what_another_account_calls_so_is_not_its_own(known: Submission) -> None:
     rows = [QueueRow(str(user), "RUNNING", 1.0, 2.0, "n", NAME, "None", user) for user in (1000, 1001)]
-    assert known.own(rows) == [], "whose it is, is not known yet"
+    assert known.own({NAME: rows}) == [], "whose it is, is not known yet"
     known.owner = 1001
-    assert [row.id for row in known.own(rows)] == ["1001"]
+    assert [row.id for row in known.own({NAME: rows})] == ["1001"]
+
+
+# -- elements of an array
+
+ARRAY = f"{NAME}-array"
+
+
+@pytest.fixture
+def element(known: Submission) -> Submission:
+    known.spec = msgspec.structs.replace(known.spec, array=ARRAY, element=3)
+    known.owner = 1000
+    known.take_answer(Verdict.ACCEPTED, "17")
+    return known
+
+
+def look(element: Submission, now: float, *rows: QueueRow) -> None:
+    """``rows``: what Slurm has of the array's name."""
+    queue: dict[str, list[QueueRow]] = {ARRAY: list(rows)}
+    for row in rows:
+        queue.setdefault(f"{ARRAY}_{row.id.partition('_')[2]}", []).append(row)
+    element.judge(element.own(queue), places.look(element.place, known_started=False), now)
+
+
+def of_array(job: str, state: str = "PENDING", user: int = 1000) -> QueueRow:
+    return QueueRow(job, state, None, None, "", ARRAY, "None", user)
+
+
+def test_an_element_is_known_by_its_number(element: Submission) -> None:
+    assert element.seen.handle == "17_3"
+    look(element, 1, of_array("17_2"), of_array("17_3"))
+    assert element.row is not None
+    assert element.row.id == "17_3"
+
+
+@pytest.mark.parametrize("others", [["17_2"], ["17"]], ids=["others wait", "nothing is left of the array"])
+def test_an_element_that_slurm_took_out_was_cancelled(element: Submission, others: list[str]) -> None:
+    for now in (1, 1 + MARGIN):
+        assert element.doom is None
+        look(element, now, *(of_array(job) for job in others))
+    assert element.doom == (NodeState.ERROR, "cancelled in Slurm, not by scd", False)
+
+
+@pytest.mark.parametrize("rows", [[], [of_array("18_2")], [of_array("17_2", user=1001)]],
+                         ids=["nothing", "another array", "somebody else's"])  # fmt: skip
+def test_an_array_that_slurm_has_forgotten_is_missing(element: Submission, rows: list[QueueRow]) -> None:
+    for now in (1, 1 + MARGIN):
+        look(element, now, *rows)
+    assert element.doom is None
+    assert element.missing == 1, "it would not be submitted again"
+
+
+def test_an_element_that_began_is_waited_for_without_a_row(element: Submission) -> None:
+    claim(element)
+    for now in (1, 1 + MARGIN):
+        look(element, now, of_array("17_2"))
+    assert element.doom is None

@@ -57,7 +57,7 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
                 "try as scd's account: scontrol ping; look at munge, slurm.conf and [slurm] conf",
             )  # fmt: skip
             return
-        await slurm.read_partitions()
+        await slurm.read_site()
         yield good(
             "slurm",
             f"Slurm's controller answers; its partitions are {', '.join(sorted(slurm.partitions)) or 'unknown'}.",
