@@ -1,11 +1,11 @@
 """What a user's script does, run under the Python of a real SiliconCompiler client.
 
-``client.py FLOW CREDENTIALS|local DIRECTORY [KEY=VALUE...]`` builds a flow by name, runs it and writes
-``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma separated),
-``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number, of the step
-work), ``scheduler``, ``queue``, ``memory``, ``defer`` and ``sbatch`` (what option,scheduler says of the step work),
-``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest`` (go on with
-the project in this file). It must run under every SiliconCompiler version that scd supports.
+``client.py FLOW CREDENTIALS|local DIRECTORY [KEY=VALUE...]`` builds a flow by name (``fan40``: 40 nodes wide), runs it
+and writes ``DIRECTORY/report.json``. Options: ``to`` and ``from`` (a step), ``jobname``, ``continue`` (steps, comma
+separated), ``rtl`` (good or bad), ``script`` (what an exec node runs), ``timeout`` and ``threads`` (seconds and number,
+of the step work), ``scheduler``, ``queue``, ``memory``, ``defer`` and ``sbatch`` (what option,scheduler says of the
+step work), ``maxnodes``, ``note`` (a comment in the RTL), ``package`` (where an archive with top.v is), ``manifest``
+(go on with the project in this file). It must run under every SiliconCompiler version that scd supports.
 """
 
 import json
@@ -146,8 +146,6 @@ def mine() -> Any:
 FLOWS: dict[str, Callable[[], Any]] = {
     "chain": chain,
     "fan": fan,
-    "fan40": lambda: fan(40),
-    "fan180": lambda: fan(180),
     "minimum": lambda: select(minimum.MinimumTask()),
     "maximum": lambda: select(maximum.MaximumTask()),
     "lint": lint,
@@ -184,7 +182,7 @@ def build(name: str, directory: Path, options: dict[str, str]) -> Any:
     if name == "simulate":
         project.add_fileset("bench")
     project.add_fileset("rtl")
-    project.set_flow(FLOWS[name]())
+    project.set_flow(FLOWS[name]() if name in FLOWS else fan(int(name.removeprefix("fan"))))
     if name in ("work", "workers"):
         task = ImportFilesTask.find_task(project)
         task.set_dataroot("here", str(directory))

@@ -233,9 +233,8 @@ def test_where_others_have_the_directories_slurm_opens_nothing() -> None:
 
 
 def test_whose_a_job_is_comes_with_it() -> None:
-    found = cli.queue(
-        Answer(0, f"m|5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None\nm|6|7|PENDING|N/A|N/A||scd-{HASH}-5.1|None\n", ""), "m"
-    )
+    text = f"m|5|1000|RUNNING|1|2|n|scd-{HASH}-5.1|None\nm|6|7|PENDING|N/A|N/A||scd-{HASH}-5.1|None\n"
+    found = cli.queue(Answer(0, text, ""), "m")
     assert found is not None
     assert [(row.id, row.user) for row in found[f"scd-{HASH}-5.1"]] == [("5", 1000), ("6", 7)]
 
