@@ -280,10 +280,10 @@ def best(rows: Iterable[QueueRow]) -> QueueRow | None:
 def scancel(ids: Iterable[str], *, pending: bool = False, gently: bool = False) -> list[str]:
     """``pending``: only those that have not begun. ``gently``: TERM to the batch script alone, which passes it on.
 
-    Not both ``pending`` and elements of arrays: Slurm 22.05 then ends all of an array that has not begun.
+    Not both ``pending`` and elements of arrays: Slurm 22.05 then ends all of an array of which none has begun.
     """
     how = ["--state=PENDING"] if pending else ["--batch", "--signal=TERM"] if gently else []
-    return ["scancel", *how, *_folded(ids)]
+    return ["scancel", *how, *(ids if how else _folded(ids))]
 
 
 def requests(argv: Sequence[str]) -> int:

@@ -34,6 +34,7 @@ class Made(NamedTuple):
 
 class Batches(Protocol):
     arrays: bool  # whether several go with one submission
+    looks: int  # requests to Slurm that a cancel takes beside its own
 
     def make(self, spec: Spec) -> Made:
         """Make an attempt's directory. Raises OSError, and ShimFailed if that will never be."""
@@ -60,7 +61,7 @@ def place(spool: Spool, name: str) -> Path:
 class OwnBatches:
     """All of them are scd's own account's."""
 
-    arrays = True
+    arrays, looks = True, 0
 
     def __init__(self, config: Slurm, spool: Spool, scripts: BatchScripts):
         self._env = cli.environment(config.conf)
@@ -102,7 +103,7 @@ class OwnBatches:
 class AccountBatches:
     """Each is its user's account's, and scd-launcher acts as that."""
 
-    arrays = False
+    arrays, looks = False, 2
 
     def __init__(self, gateway: Gateway, spool: Spool):
         self._gateway = gateway

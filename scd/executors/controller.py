@@ -67,13 +67,12 @@ class Controller:
         self.due = min(self.due, max(self._earliest, time.monotonic() + TICK / 2))
 
     @property
-    def limited(self) -> bool:
-        """Whether the site answers only so many requests of one account (``rl_enable``)."""
-        return self._site.limit is not None
-
-    @property
     def largest_array(self) -> int:
         return self._site.largest_array
+
+    def limits(self, uid: int | None) -> bool:
+        """Whether the site answers only so many requests of an account (``rl_enable``)."""
+        return self._bucket(uid) is not None
 
     def may(self, uid: int | None, requests: int) -> bool:
         """Whether so many requests may be sent now as this account. They count as sent."""

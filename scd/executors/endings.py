@@ -96,10 +96,13 @@ class Endings:
             gently = not pending and now - known.killed < _HARD
             kinds.setdefault((pending and not element, gently, pending and element), []).append(known)
         for (pending, gently, whole), together in kinds.items():
-            for start in range(0, len(together), size := _AT_ONCE if whole or not self._slurm.limited else _SOME):
+            owner = together[0].owner
+            size = _AT_ONCE if whole or not self._slurm.limits(owner) else _SOME
+            for start in range(0, len(together), size):
                 part = together[start : start + size]
                 ids = [known.row.id for known in part if known.row is not None]
-                if not self._slurm.may(part[0].owner, cli.requests(cli.scancel(ids, pending=pending, gently=gently))):
+                requests = cli.requests(cli.scancel(ids, pending=pending, gently=gently))
+                if not self._slurm.may(owner, requests + self._batches.looks):
                     break
                 for known in part:
                     known.told = now

@@ -63,9 +63,10 @@ class Outbox:
             try:
                 await self._submit(parcel)
             except LauncherDown:
-                for known in parcel:
+                unsent = _unsent(parcel)
+                for known in unsent:
                     known.stage, known.seen.waiting = Stage.WAITING, _UNLAUNCHED
-                self._put(parcel, _RELAUNCH)
+                self._put(unsent, _RELAUNCH)
                 self._wake()
             except (OSError, ScdError) as error:
                 self._fail(parcel, f"it cannot be submitted: {error}")
@@ -80,7 +81,7 @@ class Outbox:
                 self._wake()
 
     def _fail(self, parcel: Parcel, reason: str) -> None:
-        for known in parcel:
+        for known in _unsent(parcel):
             known.end(NodeState.ERROR, reason)
         self._wake()
 
@@ -121,6 +122,11 @@ class Outbox:
         size = -(-len(parcel) // _SPLIT)
         for start in range(0, len(parcel), size):
             self._put(parcel[start : start + size], _FULL)
+
+
+def _unsent(parcel: Parcel) -> Parcel:
+    """Without those that an earlier daemon may have submitted."""
+    return [known for known in parcel if known.stage in (Stage.WAITING, Stage.SENDING)]
 
 
 def _wanted(parcel: Parcel) -> Parcel:

@@ -14,6 +14,7 @@ One task looks at the queue for all of them (``controller``), some submit; what 
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -70,7 +71,7 @@ class SlurmExecutor:
     @property
     def largest_array(self) -> int:
         """How many nodes of one job go with one submission, where several are ready; 0: each alone."""
-        return self._slurm.largest_array if self._batches.arrays and self._slurm.limited else 0
+        return self._slurm.largest_array if self._batches.arrays and self._slurm.limits(os.geteuid()) else 0
 
     async def start(self) -> None:
         """Ask Slurm once, and go on asking."""
