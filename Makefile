@@ -5,8 +5,8 @@ OLDEST := .venv-oldest
 OLDEST_SILICONCOMPILER := 0.37.12
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-fast lint bench load slurm faults faults-sample security deb install-test deb-requirements clean \
-    system
+.PHONY: help demo test test-local test-slurm test-fast lint bench load slurm faults faults-sample security deb \
+    install-test deb-requirements clean system
 
 help:
 	@echo "make demo    run a real flow through a private scd, and show what came back"
@@ -24,8 +24,14 @@ help:
 demo: $(VENV)/ready
 	@$(BIN)/scd-demo
 
-test: $(VENV)/ready $(OLDEST)/ready
-	@SCD_TEST_OLDEST=$(abspath $(OLDEST)/bin/python) $(BIN)/python -m pytest
+# Both mostly wait for processes: `make -j2 -Otarget test` runs them side by side.
+test: test-local test-slurm
+
+test-local: $(VENV)/ready $(OLDEST)/ready
+	@SCD_TEST_OLDEST=$(abspath $(OLDEST)/bin/python) $(BIN)/python -m pytest --ignore tests/slurm
+
+test-slurm: $(VENV)/ready
+	@$(BIN)/python -m pytest tests/slurm
 
 test-fast: $(VENV)/ready
 	@$(BIN)/python -m pytest tests/unit
