@@ -9,8 +9,8 @@ from .live import LiveJob
 from .states import NodeState
 
 # What a job's own data can do to a turn; anything else is the database's or the machine's trouble.
-_JOBS_OWN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, ValueError, ArithmeticError,
-             LookupError)  # fmt: skip
+_JOBS_OWN = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, TypeError, ValueError,
+             ArithmeticError, LookupError)  # fmt: skip
 
 
 class Orders:

@@ -24,6 +24,8 @@ from ..spool import JobDirectory, Spool
 from ..states import NodeState
 from .base import Spec
 
+_MOST_REASON = 1000
+
 
 class Made(NamedTuple):
     """An attempt's directory: whether it is new, and the uid that its batch job has in Slurm."""
@@ -133,6 +135,8 @@ class AccountBatches:
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
         found: list[bool] = []
+        # The launcher takes no more, and a reason may hold what a tool, or a person, said.
+        reason = reason.replace("\0", " ")[:_MOST_REASON]
         for part in _parts(names):
             attempts = tuple(place(self._spool, name).name for name in part)
             found += msgspec.convert(self._gateway.ask(GiveUp(job_hash, attempts, state, reason)), list[bool])

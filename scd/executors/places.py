@@ -57,11 +57,13 @@ def look(place: Path, *, known_started: bool) -> Look:
 
 
 def _last_line(path: Path) -> str:
-    """Of what the batch job, or Slurm about it, said."""
+    """Of what the batch job, or Slurm about it, said; what a crash left in its place may be anything."""
     with contextlib.suppress(OSError), open(open_plain(path), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_OUTPUT))
-        lines = file.read().decode(errors="replace").split("\n")
-        return next((line.strip()[-300:] for line in reversed(lines) if line.strip()), "")
+        text = "".join(
+            char if char.isprintable() or char == "\n" else " " for char in file.read().decode(errors="replace")
+        )
+        return next((line.strip()[-300:] for line in reversed(text.split("\n")) if line.strip()), "")
     return ""
 
 

@@ -14,6 +14,7 @@ from .base import Observation
 
 # What a shim may say of its archives: it can be in the hands of the job's account.
 _ARCHIVE = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.tar\.gz")
+_MOST = 2**53
 _SNAPSHOT = re.compile(r"snapshot-[0-9a-f-]{1,64}\.tar\.gz")
 
 
@@ -21,11 +22,12 @@ def observe(seen: Observation, record: dict[str, Any], boot: str) -> None:
     """Take over a record of an attempt. Raises LookupError, TypeError or ValueError for one that makes no sense."""
     match record["type"]:
         case "started":
-            seen.started = record["at"]
+            at, pid, mono = figure(record["at"]), record["pid"], figure(record["mono"])
             if record["boot"] == boot:  # else its pid may be anybody's by now
-                seen.pid, seen.started_mono = record["pid"], record["mono"]
+                seen.pid, seen.started_mono = whole(pid), mono
+            seen.started = at
         case "ended":
-            seen.ended, seen.elapsed = record["at"], record["elapsed"]
+            seen.ended, seen.elapsed = figure(record["at"]), figure(record["elapsed"])
             seen.archive = _named(_ARCHIVE, record["archive"])
             seen.reason, seen.exit_code = _text(record["reason"]), _number(record.get("exit_code"))
             seen.refused, seen.lost = bool(record.get("refused")), bool(record.get("lost"))
@@ -34,6 +36,20 @@ def observe(seen: Observation, record: dict[str, Any], boot: str) -> None:
             seen.state = _state(record["state"])
             if plan := record.get("plan"):
                 _take_plan(seen, plan)
+
+
+def figure(value: object) -> float:
+    """A time, or a span of time, in seconds. It is calculated with, and goes into the database. Raises ValueError."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        raise ValueError(f"{value!r:.40} is no number of seconds")
+    return float(value)
+
+
+def whole(value: object) -> int:
+    """Raises ValueError for anything but a number as the kernel counts."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST:
+        raise ValueError(f"{value!r:.40} is no whole number")
+    return value
 
 
 def snapshot_name(name: object) -> str | None:

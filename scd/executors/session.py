@@ -15,7 +15,7 @@ from ..procfs import ProcessId, boot_id
 from ..spool import JobDirectory
 from ..states import NodeState
 from .base import Observation, Spec
-from .records import observe, snapshot_name
+from .records import observe, snapshot_name, whole
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class Session:
 
     def _apply(self, record: Message) -> None:
         if record["type"] == "shim":
-            self._shim = ProcessId(record["pid"], record["ticks"], record["boot"])
+            self._shim = ProcessId(whole(record["pid"]), whole(record["ticks"]), record["boot"])
         name = record.get("name", "")
         if not name:
             return

@@ -182,9 +182,13 @@ class SlurmExecutor:
         news, self._outbox.news = self._outbox.news, False
         for known in live:
             before = known.news
-            known.judge(rows[known.name], looked.get(known.name), now)
-            if known.doom is not None and not known.ended:
-                await self._endings.tell_doomed(known)
+            try:
+                known.judge(rows[known.name], looked.get(known.name), now)
+                if known.doom is not None and not known.ended:
+                    await self._endings.tell_doomed(known)
+            except Exception:  # one attempt's trouble must not hold up all others
+                log.exception("job=%s %s cannot be judged", known.spec.job_hash, known.name)
+                known.kill = known.kill or (NodeState.ERROR, "scd cannot make sense of it; its log says why")
             news |= before != known.news
             if known.awaits_word:
                 self._slurm.hurry()

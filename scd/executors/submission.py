@@ -53,6 +53,7 @@ class Submission:
         self._timeout = record_timeout
         self._boot = boot
         self._over: float | None = None  # since when Slurm says that it ended
+        self._senseless = False  # a record of it, which was told
         self._failed: float | None = None  # since when its record says that it failed
         self._beat: float | None = None  # the last sign of life, and when it was seen to be new
         self._beat_seen = 0.0
@@ -159,7 +160,9 @@ class Submission:
         try:
             observe(self.seen, record, self._boot)
         except (LookupError, TypeError, ValueError) as error:
-            log.error("job=%s a record of %s makes no sense: %r", self.spec.job_hash, self.name, error)
+            if not self._senseless:
+                log.error("job=%s a record of %s makes no sense: %r", self.spec.job_hash, self.name, error)
+            self._senseless = True
             return False
         if self.seen.started is not None and self.seen.started_mono is None:  # by another machine's clock
             self.seen.started_mono = time.monotonic() - max(0.0, time.time() - self.seen.started)

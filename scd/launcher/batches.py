@@ -69,7 +69,7 @@ def _submit(ground: Ground, request: Submit) -> Answer:
     try:
         vouch(ground.config, request.placement, account.name)
     except Misplaced as refusal:
-        raise Refused(str(refusal)) from None
+        raise Refused(f"{refusal} That is by the configuration that scd-launcher read at its start") from None
     directory = Spool(ground.spool).job(request.job_hash)
     work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, request.user)
     what = cli.comment(request.job_hash, request.key, request.user)

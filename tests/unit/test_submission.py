@@ -1,6 +1,7 @@
 """What follows from what is seen of a batch job, with a clock of the tests'. The records are real files."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from scd.states import NodeState
 
 NAME = "scd-0123456789abcdef0123456789abcdef-1.1"
 TIMEOUT = 60.0
+_HUGE = 10**400
 
 
 @pytest.fixture
@@ -245,6 +247,39 @@ def test_a_record_that_makes_no_sense_is_an_error(known: Submission) -> None:
     (known.place / "ended.json").write_text('{"type": "ended", "state": "success"}')
     no_answer(known, 1)
     assert known.seen.state is NodeState.ERROR
+
+
+@pytest.mark.parametrize("value", ["5", -1.0, True, None, {}, [1], _HUGE, math.nan, math.inf])
+@pytest.mark.parametrize("field", ["at", "elapsed"])
+def test_a_figure_that_is_none_ends_its_node_alone(known: Submission, field: str, value: object) -> None:
+    """Its account can write it, and scd calculates with it: it once ended the daemon."""
+    fields = {"archive": "1.1.tar.gz", "state": "success", "reason": "", "elapsed": 5.0, field: value}
+    write(known, "ended", fields)
+    see(known, 1)
+    no_answer(known, 1 + MARGIN)
+    assert known.seen.state is NodeState.ERROR
+    assert known.seen.reason == "its record makes no sense"
+    assert known.seen.elapsed == 0.0
+
+
+@pytest.mark.parametrize("fields", [{"at": "5"}, {"at": _HUGE}, {"mono": "x"}, {"boot": "boot", "pid": "1", "at": 5.0}])
+def test_a_beginning_that_is_none_is_not_taken_over(known: Submission, fields: dict[str, object]) -> None:
+    write(known, "started", {"pid": 7, **fields})
+    see(known, 1, "RUNNING")
+    assert known.seen.started is None
+    ended(known)
+    no_answer(known, 2)
+    assert known.seen.state is NodeState.SUCCESS
+
+
+def test_what_a_crash_left_of_its_output_is_shown_without_control_characters(known: Submission) -> None:
+    claim(known)
+    (known.place / "output").write_bytes(b"python: \0\x1b[31mnot found\0\0\0")
+    see(known, 1, "NODE_FAIL")
+    see(known, 1 + TIMEOUT, "NODE_FAIL")
+    assert known.seen.state is NodeState.ERROR
+    assert known.seen.reason.isprintable()
+    assert "not found" in known.seen.reason
 
 
 def test_whoever_gives_up_first_keeps_it_from_running(known: Submission) -> None:

@@ -22,16 +22,18 @@ from ...executors import places
 from ...executors.batches import AccountBatches, Batches, OwnBatches
 from ...executors.controller import Controller
 from ...executors.slurm_words import waiting
+from ...launcher.base import ShimFailed
 from ...launcher.claims import SLURM
 from ...launcher.gateway import Gateway
 from ...launcher.isolation import isolate
+from ...launcher.requests import Check
 from ...launcher.spec import PROBE, BatchScripts
 from ...placement import Misplaced, check, preparation
 from ...runtimes import Runtimes
 from ...slurm_cli import QueueRow, Verdict
 from ...spool import JobDirectory, Spool
 from .apart import findings_of, print_findings
-from .finding import Finding, bad, good
+from .finding import Finding, bad, good, note
 
 _PATIENCE = 120.0
 _LATE = 15.0  # a shared file system may be
@@ -102,15 +104,27 @@ async def _try(config: Config, file: Path, slurm: Controller) -> Finding:
             batches = OwnBatches(config.slurm, spool, await _scripts(config, file))
         except (ConfigError, OSError) as error:
             return bad("slurm", str(error), "mend this machine first: scd --check-config")
-    # Where each user has an account of his own, one of them has to do.
-    user = "" if gateway is None or config.account_of("") else min(config.users, default="")
     staged = spool.stage()
     try:
+        user = "" if gateway is None else _with_account(config, gateway)
+        if user is None:
+            return note("slurm", "No batch job was tried: nobody in the configuration has a Unix account here.",
+                        "name one who has: account in [users.NAME]")  # fmt: skip
         return await _Probe(config, slurm, batches, user).run(staged)
     except (ScdError, OSError) as error:
         return bad("slurm", str(error), "mend that; scd-launcher's log may say more")
     finally:
         spool.discard(staged)
+
+
+def _with_account(config: Config, gateway: Gateway) -> str | None:
+    """Whoever has no account of his own, or else the first user who has one here. Raises ScdError."""
+    for user in ("", *sorted(config.users)):
+        if account := config.account_of(user):
+            with contextlib.suppress(ShimFailed):  # this account is refused
+                gateway.ask(Check(account))
+                return user
+    return None
 
 
 async def _scripts(config: Config, file: Path) -> BatchScripts:
