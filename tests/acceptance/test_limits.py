@@ -106,17 +106,15 @@ def test_a_queued_job_says_where_it_stands_and_a_waiting_one_why(tmp_path: Path,
     second = start_client(tmp_path / "second", "work", daemon, "script=true", "threads=1")
     wait_until(lambda: daemon.rows("SELECT 1 FROM jobs WHERE state = 'queued'"), "the second is not queued", 60)
     (running,) = daemon.rows("SELECT job_hash FROM jobs WHERE state = 'running'")
-    wait_until(lambda: "queued, position 1" in told(daemon), "the queue's place is not told")
+    assert second.stdout is not None
+    read = [next(second.stdout)]
+    while "Job is still running: queued, position 1" not in read[-1]:  # at the latest the first job's end ends this
+        assert read[-1], f"the queue's place is not told:\n{''.join(read)}"
+        read.append(second.stdout.readline())
     daemon.post("/cancel_job/", {"job_hash": running["job_hash"]})
     first.communicate(timeout=120)
     out, _ = second.communicate(timeout=120)
-    assert "Job is still running: queued, position 1" in out
     assert json.loads((tmp_path / "second" / "report.json").read_text())["statuses"]["work/0"] == "success", out
-
-
-def told(daemon: Daemon) -> str:
-    rows = daemon.rows("SELECT job_hash FROM jobs WHERE state = 'queued'")
-    return str(daemon.progress(rows[0]["job_hash"])["message"]) if rows else ""
 
 
 def test_a_drained_server_says_so(tmp_path: Path, new_daemon: NewDaemon) -> None:
