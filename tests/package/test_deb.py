@@ -176,15 +176,16 @@ def test_an_upgrade_restarts_it_under_a_running_job(host: machine.Machine) -> No
     config = host.run("cat", "/etc/scd/scd.toml").stdout
     host.write("/etc/scd/scd.toml", f"{config}#mine\n")
     before, before_jobs = host.show("scd.service", "MainPID"), host.show("scd-jobs.service", "MainPID")
-    with client(host, "upgraded", "sleep 9.25") as process:
-        pid = node(host, "9.25")
+    with client(host, "upgraded", "sleep 600.75; true") as process:
+        pid = node(host, "600.75")
         done = host.run("dpkg", "--force-confdef", "--force-confold", "--install", f"/root/scd_{NEW}.deb")
         assert version(host) == NEW
         assert host.show("scd.service", "ActiveState") == "active", done.stdout + done.stderr
         assert host.show("scd.service", "MainPID") != before, "the old one runs still"
         assert host.show("scd-jobs.service", "MainPID") == before_jobs
-        assert node(host, "9.25") == pid, "the node did not survive the upgrade"
+        assert node(host, "600.75") == pid, "the node did not survive the upgrade"
         assert host.show("scd-launcher.service", "ActiveState") == "inactive", "nobody asked for it"
+        host.run("kill", pid)  # it has slept enough
         finish(host, "upgraded", process)
     assert [job["status"] for job in jobs(host)] == ["completed", "completed"]
     assert host.run("tail", "-1", "/etc/scd/scd.toml").stdout == "#mine\n", "the administrator's own lines are gone"
