@@ -164,6 +164,11 @@ def array_name(first: str) -> str:
     return first + _ARRAY
 
 
+def first_of(array: str) -> str:
+    """The attempt that a job array is called after."""
+    return array.removesuffix(_ARRAY)
+
+
 def element_name(array: str, element: int) -> str:
     """What ``queue`` calls an element."""
     return f"{array}_{element}"

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ..launcher.requests import MOST_BATCHES
 from ..placement import SLURM, Placement
 from ..slurm_cli import array_name
 from .base import Spec
-
-_MOST = 1000  # in one: its script holds an order for each
 
 
 def arranged(specs: Sequence[Spec], largest: int) -> list[Spec]:
     """The same, each with its array and its number in that, from 1. ``largest``: elements that an array may have.
 
     All of an array get the same from Slurm, so they have one placement, and they are told of the same nodes before.
+    Its script holds an order for each, and one request to scd-launcher all of their names.
     """
-    most = min(largest, _MOST)
+    most = min(largest, MOST_BATCHES)
     groups: dict[tuple[str, Placement, tuple[tuple[str, str, str], ...]], list[Spec]] = {}
     for spec in specs:
         if most > 1 and spec.placement.executor == SLURM and spec.key is not None:

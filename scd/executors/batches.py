@@ -16,7 +16,7 @@ from ..launcher import claims
 from ..launcher.base import Unanswered, Work
 from ..launcher.gateway import Gateway
 from ..launcher.orders import order
-from ..launcher.requests import MOST_BATCHES, Cancel, GiveUp, MakePlace, Probe, Submit
+from ..launcher.requests import MOST_BATCHES, MOST_SUBMISSIONS, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
 from ..launcher.spec import PROBE, PROBE_COMMENT, BatchScripts
 from ..placement import Placement
 from ..slurm_cli import Answer
@@ -35,14 +35,17 @@ class Made(NamedTuple):
 
 
 class Batches(Protocol):
-    arrays: bool  # whether several go with one submission
+    together: int  # submissions with one call, if they differ in nothing but their nodes
     looks: int  # requests to Slurm that a cancel takes beside its own
 
-    def make(self, spec: Spec) -> Made:
-        """Make an attempt's directory. Raises OSError, and ShimFailed if that will never be."""
+    def make(self, specs: Sequence[Spec]) -> list[Made]:
+        """Make the directories of attempts of one job. Raises OSError, and ShimFailed if that will never be."""
 
-    def submit(self, specs: Sequence[Spec]) -> Answer:
-        """What sbatch answers; several are elements of one array. Raises ShimFailed if it is never asked."""
+    def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
+        """What sbatch answers for each of ``together``, fewer if it did not come to the last.
+
+        Several in one are elements of an array, which goes alone. Raises ShimFailed if sbatch is never asked.
+        """
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
         """End attempts of a job; for each whether it never ran, and now never will. Raises OSError, ShimFailed."""
@@ -63,17 +66,20 @@ def place(spool: Spool, name: str) -> Path:
 class OwnBatches:
     """All of them are scd's own account's."""
 
-    arrays, looks = True, 0
+    together, looks = 1, 0
 
     def __init__(self, config: Slurm, spool: Spool, scripts: BatchScripts):
         self._env = cli.environment(config.conf)
         self._spool = spool
         self._scripts = scripts
 
-    def make(self, spec: Spec) -> Made:
-        return Made(claims.make(place(self._spool, spec.name)), os.geteuid())
+    def make(self, specs: Sequence[Spec]) -> list[Made]:
+        return [Made(claims.make(place(self._spool, spec.name)), os.geteuid()) for spec in specs]
 
-    def submit(self, specs: Sequence[Spec]) -> Answer:
+    def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
+        return [self._submit(parcel) for parcel in parcels]
+
+    def _submit(self, specs: Sequence[Spec]) -> Answer:
         spec = specs[0]
         directory, there = self._spool.job(spec.job_hash), place(self._spool, spec.name)
         work = Work(directory, spec.job_hash, spec.design, spec.jobname, spec.runtime, spec.user)
@@ -105,33 +111,41 @@ class OwnBatches:
 class AccountBatches:
     """Each is its user's account's, and scd-launcher acts as that."""
 
-    arrays, looks = False, 2
+    together, looks = MOST_SUBMISSIONS, 2  # since each request costs a process
 
     def __init__(self, gateway: Gateway, spool: Spool):
         self._gateway = gateway
         self._spool = spool
 
-    def make(self, spec: Spec) -> Made:
-        if spec.key is None:
-            self._gateway.adopt(spec.job_hash, spec.user)
-        account, there = self._gateway.account_of(spec.user), place(self._spool, spec.name)
-        new = self._gateway.ask(MakePlace(spec.job_hash, account, there.name))
-        return Made(new is True, self._spool.job(spec.job_hash).control.lstat().st_uid)
+    def make(self, specs: Sequence[Spec]) -> list[Made]:
+        first = specs[0]
+        if first.key is None:
+            self._gateway.adopt(first.job_hash, first.user)
+        account, control = self._gateway.account_of(first.user), self._spool.job(first.job_hash).control
+        new: list[bool] = []
+        for part in _parts([place(self._spool, spec.name).name for spec in specs]):
+            found = self._gateway.ask(MakePlaces(first.job_hash, account, tuple(part)))
+            new += msgspec.convert(found, list[bool])
+        return [Made(one, control.lstat().st_uid) for one in new]
 
-    def submit(self, specs: Sequence[Spec]) -> Answer:
-        (spec,) = specs
-        key = spec.key
+    def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
+        specs = [spec for parcel in parcels for spec in parcel]
+        first = specs[0]
         request = Submit(
-            job_hash=spec.job_hash, account=self._gateway.account_of(spec.user),
-            attempt=place(self._spool, spec.name).name, design=spec.design, jobname=spec.jobname, runtime=spec.runtime,
-            user=spec.user, placement=spec.placement, generation=spec.generation, unpack=spec.unpack,
-            rebuilt=spec.rebuilt, step=key.step if key else "", index=key.index if key else "",
-            ancestors=spec.ancestors,
+            job_hash=first.job_hash, account=self._gateway.account_of(first.user),
+            members=tuple(self._member(spec) for spec in specs), design=first.design, jobname=first.jobname,
+            runtime=first.runtime, user=first.user, placement=first.placement, generation=first.generation,
+            unpack=first.unpack, rebuilt=first.rebuilt, ancestors=first.ancestors,
+            array=place(self._spool, cli.first_of(first.array)).name if first.array else "",
         )  # fmt: skip
         try:
-            return msgspec.convert(self._gateway.ask(request), Answer)
+            return msgspec.convert(self._gateway.ask(request), list[Answer])
         except Unanswered as error:  # as of an sbatch that was killed
-            return Answer(None, "", error.message)
+            return [Answer(None, "", error.message)] * len(parcels)
+
+    def _member(self, spec: Spec) -> Member:
+        step, index = (spec.key.step, spec.key.index) if spec.key else ("", "")
+        return Member(place(self._spool, spec.name).name, step, index, spec.element)
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
         found: list[bool] = []

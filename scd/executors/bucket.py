@@ -22,20 +22,22 @@ class Bucket:
 
     def take(self, count: int, keep: float = 0.0) -> bool:
         """Whether ``count`` requests may be sent now. ``keep``: the part of the bucket that is for what is urgent."""
-        now = self._now()
-        self._left = min(self._size, self._left + (now - self._then) * self.rate)
-        self._then = now
-        if self._left < self._needed(count, keep):
+        if self.lacks(count, keep) > 0.0:
             return False
         self._left -= count  # less than nothing after a command that alone needs more than there can be
         return True
 
-    async def wait(self, count: int, keep: float = 0.0) -> None:
-        """Until ``take`` succeeds. Others may come first."""
-        while True:
-            if self.take(count, keep):
-                return
-            await asyncio.sleep(max(0.01, (self._needed(count, keep) - self._left) / self.rate))
+    def lacks(self, count: int, keep: float = 0.0) -> float:
+        """Seconds until ``take`` may succeed. Others may come first."""
+        now = self._now()
+        self._left = min(self._size, self._left + (now - self._then) * self.rate)
+        self._then = now
+        needed = min(self._size, count + keep * self._size)
+        return max(0.0, (needed - self._left) / self.rate)
 
-    def _needed(self, count: int, keep: float) -> float:
-        return min(self._size, count + keep * self._size)
+    async def wait(self, count: int) -> None:
+        """Until ``take`` succeeds."""
+        while True:
+            if self.take(count):
+                return
+            await asyncio.sleep(max(0.01, self.lacks(count)))

@@ -68,7 +68,8 @@ class Controller:
 
     @property
     def largest_array(self) -> int:
-        return self._site.largest_array
+        """How many nodes of one job go with one submission, where requests are limited; 0: each alone."""
+        return self._site.largest_array if self._site.limit is not None else 0
 
     def limits(self, uid: int | None) -> bool:
         """Whether the site answers only so many requests of an account (``rl_enable``)."""
@@ -79,10 +80,15 @@ class Controller:
         bucket = self._bucket(uid)
         return bucket is None or bucket.take(requests)
 
-    async def wait_to_submit(self, uid: int | None) -> None:
-        """Until one request may be sent as this account, and enough are left for what is urgent."""
-        if (bucket := self._bucket(uid)) is not None:
-            await bucket.wait(1, _KEPT)
+    def submissions(self, uid: int | None, most: int) -> int:
+        """How many may be sent now as this account, and enough be left for what is urgent. They count as sent."""
+        bucket = self._bucket(uid)
+        return most if bucket is None else next((n for n in range(most) if not bucket.take(1, _KEPT)), most)
+
+    def pause(self, uid: int | None) -> float:
+        """Seconds until one may be."""
+        bucket = self._bucket(uid)
+        return 0.0 if bucket is None else bucket.lacks(1, _KEPT)
 
     def _bucket(self, uid: int | None) -> Bucket | None:
         limit = self._site.limit

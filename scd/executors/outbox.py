@@ -1,15 +1,22 @@
-"""What is to be submitted to Slurm. Each parcel goes by one sbatch: one attempt, or as a job array some of one job."""
+"""What is to be submitted to Slurm. Each parcel goes by one sbatch: one attempt, or as a job array some of one job.
+
+Users take turns, so that who has much to submit, or no request left, is waited for by nobody else.
+"""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
 
 from .. import slurm_cli as cli
 from ..errors import ScdError
 from ..launcher.base import LauncherDown
+from ..slurm_cli import Verdict
 from ..states import NodeState
-from .batches import Batches, Made
+from .base import Spec
+from .batches import Batches
 from .controller import Controller
 from .submission import Stage, Submission
 
@@ -23,16 +30,37 @@ _UNLAUNCHED = "waiting for scd-launcher: it does not answer"
 Parcel = list[Submission]
 
 
+class Tray:
+    """What one user has to be submitted."""
+
+    def __init__(self) -> None:
+        self.parcels: deque[Parcel] = deque()
+        self.not_before = 0.0
+
+    def take(self, most: int) -> list[Parcel]:
+        """The first, and those after it that can go with the same call."""
+        taken = [self.parcels.popleft()]
+        first = taken[0][0].spec
+        while len(taken) < most and self.parcels and _are_alike(first, self.parcels[0][0].spec):
+            taken.append(self.parcels.popleft())
+        return taken
+
+
 class Outbox:
     def __init__(
-        self, slurm: Controller, batches: Batches, hurry: Callable[[], None], wake: Callable[[], None]
+        self, slurm: Controller, batches: Batches, parallel: int, hurry: Callable[[], None], wake: Callable[[], None]
     ) -> None:
-        """``hurry`` is called when something is about to change in Slurm's queue, ``wake`` when something is known."""
+        """``parallel`` calls of sbatch at once.
+
+        ``hurry`` is called when something is about to change in Slurm's queue, ``wake`` when something is known.
+        """
         self._slurm = slurm
         self._batches = batches
+        self._parallel = parallel
         self._hurry = hurry
         self._wake = wake
-        self._parcels: asyncio.Queue[Parcel] = asyncio.Queue()
+        self._trays: dict[str, Tray] = {}  # by user, none of them empty: whoever's turn it is comes first
+        self._filled = asyncio.Event()
         self._open: dict[str, Parcel] = {}  # by their array's name: those that are still to be taken up
         self._unsent = 0  # parcels
         self.news = False  # something is known that nobody was woken for
@@ -48,80 +76,145 @@ class Outbox:
             self._open[array] = parcel
         self._put(parcel)
 
-    def _put(self, parcel: Parcel, after: float = 0.0) -> None:
-        for known in parcel:
-            known.not_before = time.monotonic() + after
+    def _put(self, parcel: Parcel) -> None:
+        self._tray(parcel).parcels.append(parcel)
         self._unsent += 1
-        self._parcels.put_nowait(parcel)
+        self._filled.set()
 
-    async def serve(self) -> None:
-        """One submission after the other. Some may do this at once."""
+    def _put_later(self, parcel: Parcel, after: float) -> None:
+        if parcel:
+            asyncio.get_running_loop().call_later(after, self._put, parcel)
+
+    def _put_back(self, parcels: list[Parcel], pause: float) -> None:
+        """Their turn is once more requests may be sent."""
+        tray = self._tray(parcels[0])
+        tray.parcels.extendleft(reversed(parcels))
+        tray.not_before = time.monotonic() + pause
+        self._unsent += len(parcels)
+        self._filled.set()
+
+    def _tray(self, parcel: Parcel) -> Tray:
+        return self._trays.setdefault(parcel[0].spec.user, Tray())
+
+    def senders(self) -> Iterator[Coroutine[None, None, None]]:
+        return (self._serve() for _ in range(self._parallel))
+
+    async def _serve(self) -> None:
+        """One call after the other."""
         while True:
-            parcel = await self._parcels.get()
-            if self._open.get(parcel[0].spec.array) is parcel:
-                del self._open[parcel[0].spec.array]
+            parcels = await self._next()
+            count = len(parcels)
             try:
-                await self._submit(parcel)
+                await self._submit(parcels)
             except LauncherDown:
-                unsent = _unsent(parcel)
-                for known in unsent:
-                    known.stage, known.seen.waiting = Stage.WAITING, _UNLAUNCHED
-                self._put(unsent, _RELAUNCH)
+                for parcel in map(_unsent, parcels):
+                    for known in parcel:
+                        known.stage, known.seen.waiting = Stage.WAITING, _UNLAUNCHED
+                    self._put_later(parcel, _RELAUNCH)
                 self._wake()
             except (OSError, ScdError) as error:
-                self._fail(parcel, f"it cannot be submitted: {error}")
+                self._fail(parcels, f"it cannot be submitted: {error}")
             except Exception:  # one attempt's trouble must not hold up all others
-                log.exception("job=%s %s cannot be submitted", parcel[0].spec.job_hash, parcel[0].name)
-                self._fail(parcel, "it cannot be submitted; scd's log says why")
+                first = parcels[0][0]
+                log.exception("job=%s %s cannot be submitted", first.spec.job_hash, first.name)
+                self._fail(parcels, "it cannot be submitted; scd's log says why")
             finally:
-                self._unsent -= 1
+                self._unsent -= count
             # The last of many is told at once, others with the next look: a turn of the scheduler for each costs more.
             if self.news and not self._unsent:
                 self.news = False
                 self._wake()
 
-    def _fail(self, parcel: Parcel, reason: str) -> None:
-        for known in _unsent(parcel):
-            known.end(NodeState.ERROR, reason)
+    async def _next(self) -> list[Parcel]:
+        """What goes with one call, of the user whose turn it is: as much as leaves every other sender the same."""
+        while True:
+            now = time.monotonic()
+            for user, tray in self._trays.items():
+                if tray.not_before <= now:
+                    del self._trays[user]
+                    share = -(-len(tray.parcels) // self._parallel)
+                    parcels = tray.take(min(share, self._batches.together))
+                    if tray.parcels:
+                        self._trays[user] = tray
+                    for parcel in parcels:
+                        self._open.pop(parcel[0].spec.array, None)
+                    return parcels
+            self._filled.clear()
+            pause = min((tray.not_before - now for tray in self._trays.values()), default=None)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._filled.wait(), pause)
+
+    def _fail(self, parcels: list[Parcel], reason: str) -> None:
+        for parcel in parcels:
+            for known in _unsent(parcel):
+                known.end(NodeState.ERROR, reason)
         self._wake()
 
-    async def _submit(self, parcel: Parcel) -> None:
-        new = await self._make(parcel)
-        await asyncio.sleep(max(0.0, max((known.not_before for known in new), default=0.0) - time.monotonic()))
+    async def _submit(self, parcels: list[Parcel]) -> None:
+        """``parcels`` are those that it is about at the end: without those that were put back."""
+        await self._make(parcels)
         await self._slurm.reachable.wait()
-        if wanted := _wanted(new):
-            await self._slurm.wait_to_submit(wanted[0].owner)
-        if not (wanted := _wanted(new)):
-            return  # the watch ends them
-        for known in wanted:
-            known.stage = Stage.SENDING
+        parcels[:] = [parcel for parcel in map(_wanted, parcels) if parcel]  # the watch ends others
+        if not parcels:
+            return
+        owner = parcels[0][0].owner
+        now = self._slurm.submissions(owner, len(parcels))
+        if later := parcels[now:]:
+            del parcels[now:]
+            self._put_back(later, self._slurm.pause(owner))
+        if not parcels:
+            return
+        for parcel in parcels:
+            for known in parcel:
+                known.stage = Stage.SENDING
         self._hurry()  # it may be in the queue, and over, while sbatch still has not answered
-        verdict, text = cli.submitted(await self._slurm.do(self._batches.submit, [known.spec for known in wanted]))
-        for known in wanted:
-            known.take_answer(verdict, text)
+        answers = await self._slurm.do(self._batches.submit, [[known.spec for known in parcel] for parcel in parcels])
+        self._take_answers(parcels, [cli.submitted(answer) for answer in answers])
         self.news = True
-        if later := [known for known in wanted if known.stage is Stage.WAITING and not known.ended]:
-            self._put_off(later)
         self._hurry()
 
-    async def _make(self, parcel: Parcel) -> Parcel:
-        """Those of which nothing can have been submitted."""
-        fresh = [known for known in parcel if known.fresh]
-        for known, made in zip(fresh, await self._slurm.do(self._made, fresh), strict=True):
-            known.owner, known.fresh = made.owner, False
-            if not made.new:  # an earlier daemon may have submitted it
+    def _take_answers(self, parcels: list[Parcel], answers: list[tuple[Verdict, str]]) -> None:
+        """Those that it did not come to wait for room as the last one does, if that is what it waits for."""
+        verdict, text = answers[-1]
+        for place, parcel in enumerate(parcels):
+            if place < len(answers):
+                verdict, text = answers[place]
+            elif verdict is not Verdict.LATER:
+                for known in parcel:
+                    known.stage = Stage.WAITING
+                self._put(parcel)
+                continue
+            for known in parcel:
+                known.take_answer(verdict, text)
+            if verdict is Verdict.LATER:
+                self._put_off(parcel)
+
+    async def _make(self, parcels: list[Parcel]) -> None:
+        """The directories of those that have none yet."""
+        fresh = [known for parcel in parcels for known in parcel if known.fresh]
+        if not fresh:
+            return
+        made = await self._slurm.do(self._batches.make, [known.spec for known in fresh])
+        for known, (new, owner) in zip(fresh, made, strict=True):
+            known.owner, known.fresh = owner, False
+            if not new:  # an earlier daemon may have submitted it
                 known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
                 self._hurry()
-        return [known for known in parcel if known.stage is Stage.WAITING]
-
-    def _made(self, parcel: Parcel) -> list[Made]:
-        return [self._batches.make(known.spec) for known in parcel]
 
     def _put_off(self, parcel: Parcel) -> None:
         """There was no room for it."""
         size = -(-len(parcel) // _SPLIT)
         for start in range(0, len(parcel), size):
-            self._put(parcel[start : start + size], _FULL)
+            self._put_later(parcel[start : start + size], _FULL)
+
+
+def _are_alike(one: Spec, other: Spec) -> bool:
+    """Whether they differ in nothing but their nodes, and neither is of an array."""
+    return (
+        not (one.array or other.array)
+        and None not in (one.key, other.key)
+        and (one.job_hash, one.placement, one.ancestors) == (other.job_hash, other.placement, other.ancestors)
+    )
 
 
 def _unsent(parcel: Parcel) -> Parcel:
@@ -130,4 +223,5 @@ def _unsent(parcel: Parcel) -> Parcel:
 
 
 def _wanted(parcel: Parcel) -> Parcel:
-    return [known for known in parcel if not known.ended and known.kill is None]
+    """Those of which nothing can have been submitted, and that are not to end."""
+    return [known for known in parcel if known.stage is Stage.WAITING and not known.ended and known.kill is None]

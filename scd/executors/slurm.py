@@ -14,7 +14,6 @@ One task looks at the queue for all of them (``controller``), some submit; what 
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -51,12 +50,11 @@ class SlurmExecutor:
         """``here`` looks at the files of nodes that run: in the job's sandbox, on this machine."""
         self._config = config
         self._spool = spool
-        self._batches = batches
         self._here = here
         self._wake = wake
         self._boot = boot_id()
         self._slurm = Controller(config)
-        self._outbox = Outbox(self._slurm, batches, self._hurry, wake)
+        self._outbox = Outbox(self._slurm, batches, config.parallel, self._hurry, wake)
         self._endings = Endings(self._slurm, batches, wake)
         self._known: dict[str, Submission] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -71,7 +69,7 @@ class SlurmExecutor:
     @property
     def largest_array(self) -> int:
         """How many nodes of one job go with one submission, where several are ready; 0: each alone."""
-        return self._slurm.largest_array if self._batches.arrays and self._slurm.limits(os.geteuid()) else 0
+        return self._slurm.largest_array
 
     async def start(self) -> None:
         """Ask Slurm once, and go on asking."""
@@ -79,8 +77,7 @@ class SlurmExecutor:
         if not self.partitions:
             log.warning("Slurm does not answer; what is to run there waits for it")
         log.info("%s", (await self._slurm.choose_reader()).why)
-        duties = [self._watch(), *(self._outbox.serve() for _ in range(self._config.parallel))]
-        self._tasks = [asyncio.create_task(duty) for duty in duties]
+        self._tasks = [asyncio.create_task(duty) for duty in (self._watch(), *self._outbox.senders())]
 
     async def close(self) -> None:
         """Leave all batch jobs alone; they go on without the daemon."""

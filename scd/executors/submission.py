@@ -42,7 +42,6 @@ class Submission:
         self.fresh = True  # its directory is not known to be there
         self.owner: int | None = None  # the uid that its jobs have in Slurm, known with its directory
         self.submissions = 0
-        self.not_before = 0.0
         self.row: QueueRow | None = None
         self.missing: float | None = None  # since when Slurm, having answered, did not know it
         self.kill: tuple[NodeState, str] | None = None

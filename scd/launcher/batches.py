@@ -8,12 +8,14 @@ placement must be one that the launcher's configuration could have led to.
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import slurm_cli as cli
 from ..config import Slurm
+from ..model import NodeKey
 from ..placement import Misplaced, preparation, vouch
 from ..slurm_cli import Answer
 from ..spool import JobDirectory, Spool
@@ -22,20 +24,19 @@ from .accounts import Account, Refused, become
 from .base import Work
 from .ground import Ground
 from .orders import order
-from .requests import BatchRequest, Cancel, GiveUp, MakePlace, Probe, Submit
+from .requests import BatchRequest, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
 from .spec import PROBE, PROBE_COMMENT, BatchScripts
 
 # Files of a batch attempt are the account's, and scd's group reads them.
 _UMASK = 0o027
 _MOST_WORDS = 2000  # characters of what a command says
-
-Script = Callable[[BatchScripts, dict[str, int]], str]  # of the inodes of control, archives and work
+_ENOUGH = 30.0  # seconds of one request's submissions: what is left by then is asked for again
 
 
 def carry_out(ground: Ground, request: BatchRequest) -> Any:
     """The reply's value. Raises Refused and OSError. This process is another account's afterwards."""
     match request:
-        case MakePlace():
+        case MakePlaces():
             return _make(ground, request)
         case Submit():
             return _submit(ground, request)
@@ -54,30 +55,74 @@ def check(ground: Ground) -> None:
         raise Refused("sbatch is not installed where scd-launcher runs. Install Slurm's commands: docs/SLURM.md")
 
 
-def _make(ground: Ground, request: MakePlace) -> bool:
+def _make(ground: Ground, request: MakePlaces) -> list[bool]:
     account = ground.account(request.account)
     with frame.opened(ground.spool, frame.steps_to(request.job_hash), ground.scd) as fd:
         ground.check_owner(fd, request.job_hash, account)
         become(account)
         os.umask(_UMASK)
         with _control(fd, request.job_hash):
-            return claims.make(Path(claims.SLURM) / request.attempt)
+            return [claims.make(Path(claims.SLURM) / attempt) for attempt in request.attempts]
 
 
-def _submit(ground: Ground, request: Submit) -> Answer:
+class _Desk(NamedTuple):
+    """What an account submits with."""
+
+    scripts: BatchScripts
+    inodes: dict[str, int]  # of control, archives and work
+    env: dict[str, str]
+
+    def submit(self, argv: list[str], script: str) -> Answer:
+        answer = cli.call(argv, self.env, cli.SUBMIT_DEADLINE, script)
+        return Answer(answer.code, answer.out[:_MOST_WORDS], answer.err[-_MOST_WORDS:])
+
+
+class _Attempt(NamedTuple):
+    """As ``orders.Ordered``."""
+
+    name: str
+    archive: str
+    key: NodeKey | None
+    generation: int
+    unpack: bool
+    rebuilt: bool
+    ancestors: tuple[tuple[str, str, str], ...]
+
+
+def _submit(ground: Ground, request: Submit) -> list[Answer]:
     account, slurm = ground.account(request.account), _slurm(ground)
     try:
         vouch(ground.config, request.placement, account.name)
     except Misplaced as refusal:
         raise Refused(f"{refusal} That is by the configuration that scd-launcher read at its start") from None
+    desk = _take_on(ground, slurm, account, frame.steps_to(request.job_hash))
     directory = Spool(ground.spool).job(request.job_hash)
     work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, request.user)
-    what = cli.comment(request.job_hash, request.key, request.user)
-    argv = cli.sbatch(request.name, what, None, request.placement)
-    return _sbatch(
-        ground, slurm, account, frame.steps_to(request.job_hash), argv,
-        lambda scripts, inodes: scripts.write(work, order(request, directory), request.attempt, inodes),
-    )  # fmt: skip
+
+    def ordered(member: Member) -> dict[str, Any]:
+        attempt = _Attempt(
+            request.name(member.attempt), f"{member.attempt}.tar.gz", member.key, request.generation, request.unpack,
+            request.rebuilt, request.ancestors,
+        )  # fmt: skip
+        return order(attempt, directory)
+
+    first = request.members[0]
+    if request.array:
+        orders = {member.element: (member.attempt, ordered(member)) for member in request.members}
+        name, what = cli.array_name(request.name(request.array)), f"{first.key} and others"
+        argv = cli.sbatch(
+            name, cli.comment(request.job_hash, what, request.user), None, request.placement, list(orders)
+        )
+        return [desk.submit(argv, desk.scripts.write_array(work, orders, desk.inodes))]
+    answers: list[Answer] = []
+    enough = time.monotonic() + _ENOUGH
+    for member in request.members:
+        what = cli.comment(request.job_hash, member.key, request.user)
+        argv = cli.sbatch(request.name(member.attempt), what, None, request.placement)
+        answers.append(desk.submit(argv, desk.scripts.write(work, ordered(member), member.attempt, desk.inodes)))
+        if answers[-1].code is None or time.monotonic() > enough:
+            break
+    return answers
 
 
 def _probe(ground: Ground, request: Probe) -> Answer:
@@ -85,19 +130,13 @@ def _probe(ground: Ground, request: Probe) -> Answer:
     steps = ("staging", request.staged)
     frame.give(ground.spool, steps, account, ground.scd)
     directory = JobDirectory(ground.spool / "staging" / request.staged)
-    name = cli.probe_name(request.staged)
-    argv = cli.sbatch(name, PROBE_COMMENT, None, preparation(ground.config, "slurm", ""))
-    work = Work(directory, request.staged, "", "", "", "")
-    return _sbatch(
-        ground, slurm, account, steps, argv, lambda scripts, inodes: scripts.probe(work, inodes), fresh=PROBE,
-    )  # fmt: skip
+    argv = cli.sbatch(cli.probe_name(request.staged), PROBE_COMMENT, None, preparation(ground.config, "slurm", ""))
+    desk = _take_on(ground, slurm, account, steps, fresh=PROBE)
+    return desk.submit(argv, desk.scripts.probe(Work(directory, request.staged, "", "", "", ""), desk.inodes))
 
 
-def _sbatch(
-    ground: Ground, slurm: Slurm, account: Account, steps: tuple[str, ...], argv: list[str], script: Script,
-    fresh: str = "",
-) -> Answer:  # fmt: skip
-    """What sbatch answers the account. ``fresh``: an attempt whose directory is made first."""
+def _take_on(ground: Ground, slurm: Slurm, account: Account, steps: tuple[str, ...], fresh: str = "") -> _Desk:
+    """Become the account that submits. ``fresh``: an attempt whose directory is made first."""
     with frame.opened(ground.spool, steps, ground.scd) as fd:
         ground.check_owner(fd, steps[-1], account)
         found = trial.known(account, ground.config, ground.file, ground.place)
@@ -112,9 +151,7 @@ def _sbatch(
             if frame.owner_of(fd, name) != account.uid:
                 raise Refused(f"{name} of job {steps[-1]} changed meanwhile")
             _, inodes[name] = frame.identity(fd, name)
-    scripts = BatchScripts(ground.config, found.runtimes(ground.config), found.sandboxes)
-    answer = cli.call(argv, env, cli.SUBMIT_DEADLINE, script(scripts, inodes))
-    return Answer(answer.code, answer.out[:_MOST_WORDS], answer.err[-_MOST_WORDS:])
+    return _Desk(BatchScripts(ground.config, found.runtimes(ground.config), found.sandboxes), inodes, env)
 
 
 def _give_up(ground: Ground, request: GiveUp) -> list[bool]:

@@ -17,12 +17,14 @@ MOST_BYTES = 2**18  # of a message, which a socket must be told to hold: BUFFER
 BUFFER = 2 * MOST_BYTES
 MOST_PIDS = 256
 MOST_BATCHES = 500  # attempts, or ids of Slurm's, in one request
+MOST_SUBMISSIONS = 16  # by one request: sbatch is called that often, one after the other
 _ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.[1-9][0-9]{0,8}")
-_ID = re.compile(r"[0-9]{1,18}")
+_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
 _MOST_GENERATION = 10**9
+_MOST_ELEMENT = 10**6
 _HASH = re.compile(r"[0-9a-f]{32}")
 _STAGED = re.compile(r"[0-9a-f]{16}")
-_PATTERNS = {"job_hash": _HASH, "staged": _STAGED, "account": ACCOUNT, "attempt": _ATTEMPT}
+_PATTERNS = {"job_hash": _HASH, "staged": _STAGED, "account": ACCOUNT}
 _MAX_TEXT = 4096
 
 T = TypeVar("T")
@@ -35,7 +37,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
             pattern = _PATTERNS.get(name)
             if pattern is not None and not pattern.fullmatch(value):
                 raise ValueError(f"{name} is malformed")
-            if isinstance(value, str) and (len(value) > _MAX_TEXT or "\0" in value):
+            if isinstance(value, str) and _is_odd(value):
                 raise ValueError(f"{name} is too long or holds a NUL")
 
 
@@ -107,23 +109,41 @@ class Usage(Request, frozen=True, tag="usage"):
             raise ValueError("too many pids")
 
 
-class MakePlace(Request, frozen=True, tag="make_place"):
-    """Make the directory of a batch attempt of a job that was adopted: whether it is new."""
+class MakePlaces(Request, frozen=True, tag="make_places"):
+    """Make the directories of batch attempts of a job that was adopted: for each whether it is new."""
 
     job_hash: str
     account: str
-    attempt: str  # <n>.<attempt>
+    attempts: tuple[str, ...]  # <n>.<attempt>
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _all_fit("attempts", self.attempts, _ATTEMPT)
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An attempt among those of a Submit. A preparation has no ``step``, and is alone."""
+
+    attempt: str
+    step: str = ""
+    index: str = ""
+    element: int = 0  # its number in their array
+
+    @property
+    def key(self) -> NodeKey | None:
+        return NodeKey(self.step, self.index) if self.step else None
 
 
 class Submit(Request, frozen=True, tag="submit"):
-    """Submit a batch attempt, whose directory was made, as the account: what sbatch answered, a slurm_cli.Answer.
+    """Submit batch attempts, whose directories were made, as the account: what sbatch answered, slurm_cli.Answers.
 
-    It is a preparation without a ``step``. Its name, its paths and its script are the launcher's to say.
+    One after the other, and fewer answers if it did not come to the last; or all as one job array, with one answer.
+    Names, paths and scripts are the launcher's to say.
     """
 
     job_hash: str
     account: str
-    attempt: str
+    members: tuple[Member, ...]
     design: str
     jobname: str
     runtime: str
@@ -132,27 +152,32 @@ class Submit(Request, frozen=True, tag="submit"):
     generation: int = 0
     unpack: bool = False
     rebuilt: bool = False
-    step: str = ""
-    index: str = ""
     ancestors: tuple[tuple[str, str, str], ...] = ()
+    array: str = ""  # the attempt that the array is called after
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _all_fit("members", tuple(member.attempt for member in self.members), _ATTEMPT)
         if not 0 <= self.generation <= _MOST_GENERATION:
             raise ValueError("generation is out of range")
+        if self.array and not _ATTEMPT.fullmatch(self.array):
+            raise ValueError("array is malformed")
+        elements = {member.element for member in self.members}
+        fits = (
+            len(elements) == len(self.members) and all(0 < element <= _MOST_ELEMENT for element in elements)
+            if self.array
+            else len(self.members) <= MOST_SUBMISSIONS
+        )  # fmt: skip
+        if not self.members or not fits:
+            raise ValueError("members are too many, or are not elements of one array")
+        if len(self.members) > 1 and not all(member.step for member in self.members):
+            raise ValueError("a preparation is alone")
+        if any(_is_odd(text) for member in self.members for text in (member.step, member.index)):
+            raise ValueError("a node's name is too long or holds a NUL")
 
-    @property
-    def name(self) -> str:
-        n, _, attempt = self.attempt.partition(".")
-        return attempt_name(self.job_hash, int(n), int(attempt))
-
-    @property
-    def archive(self) -> str:
-        return f"{self.attempt}.tar.gz"
-
-    @property
-    def key(self) -> NodeKey | None:
-        return NodeKey(self.step, self.index) if self.step else None
+    def name(self, attempt: str) -> str:
+        n, _, number = attempt.partition(".")
+        return attempt_name(self.job_hash, int(n), int(number))
 
 
 class GiveUp(Request, frozen=True, tag="give_up"):
@@ -182,14 +207,18 @@ class Cancel(Request, frozen=True, tag="cancel"):
 
 
 class Probe(Request, frozen=True, tag="probe"):
-    """Submit a batch job that tries the first runtime, in a directory that was staged for it: as Submit."""
+    """Submit a batch job that tries the first runtime, in a directory that was staged for it: an Answer."""
 
     account: str
     staged: str
 
 
-BatchRequest = MakePlace | Submit | GiveUp | Cancel | Probe
+BatchRequest = MakePlaces | Submit | GiveUp | Cancel | Probe
 AnyRequest = Ready | Check | Adopt | Start | Empty | Wipe | Size | Alive | Usage | BatchRequest
+
+
+def _is_odd(text: str) -> bool:
+    return len(text) > _MAX_TEXT or "\0" in text
 
 
 def _all_fit(name: str, values: tuple[str, ...], pattern: re.Pattern[str]) -> None:

@@ -77,7 +77,9 @@ class BatchScripts:
         chosen, spec = self._spec(work)
         return self._script(chosen, work, inodes, {"place": f"{SLURM}/{attempt}", "spec": spec, "order": order})
 
-    def write_array(self, work: Work, orders: Mapping[int, tuple[str, Mapping[str, Any]]]) -> str:
+    def write_array(
+        self, work: Work, orders: Mapping[int, tuple[str, Mapping[str, Any]]], inodes: Mapping[str, int] | None = None
+    ) -> str:
         """One script for attempts that differ in little: by their number the attempt's name and its order."""
         chosen, spec = self._spec(work)
         first = next(iter(orders.values()))[1]
@@ -87,7 +89,7 @@ class BatchScripts:
             for number, (attempt, order) in orders.items()
         }
         common = {key: value for key, value in first.items() if key not in own}
-        return self._script(chosen, work, None, {"spec": spec, "order": common, "elements": elements})
+        return self._script(chosen, work, inodes, {"spec": spec, "order": common, "elements": elements})
 
     def _spec(self, work: Work) -> tuple[Runtime, dict[str, Any]]:
         chosen, versions = self._runtimes.get(work.runtime)

@@ -1,12 +1,16 @@
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 
 from scd.launcher.requests import (
     MOST_BATCHES,
     MOST_PIDS,
+    MOST_SUBMISSIONS,
     Adopt,
     Cancel,
     GiveUp,
+    Member,
     Reply,
     Start,
     Submit,
@@ -45,15 +49,44 @@ def test_not_too_many_processes_at_a_time() -> None:
         decode(b'{"request":"usage","account":"alice","pids":' + msgspec.json.encode(list(range(MOST_PIDS + 1))) + b"}")
 
 
+def submission(members: Sequence[Sequence[object]], array: str = "", **more: object) -> bytes:
+    whole = Submit(HASH, "alice", (Member("1.1", "syn", "0"),), "d", "job0", "default", "alice", Placement("slurm"))
+    return msgspec.json.encode(msgspec.json.decode(encode(whole)) | {"members": members, "array": array, **more})
+
+
 def test_what_a_submission_is_called_follows_from_job_and_attempt() -> None:
-    node = Submit(HASH, "alice", "3.12", "d", "job0", "default", "alice", Placement("slurm"), step="syn", index="0")
+    node = decode(submission([["3.12", "syn", "0"], ["4.1", "syn", "1"]]))
+    assert isinstance(node, Submit)
     assert decode(encode(node)) == node
-    assert (node.name, node.archive, node.key) == (f"scd-{HASH}-3.12", "3.12.tar.gz", NodeKey("syn", "0"))
-    assert Submit(HASH, "alice", "0.1", "d", "job0", "default", "", Placement("slurm")).key is None
+    assert [node.name(member.attempt) for member in node.members] == [f"scd-{HASH}-3.12", f"scd-{HASH}-4.1"]
+    assert node.members[0].key == NodeKey("syn", "0")
+    assert Member("0.1").key is None
+
+
+def test_members_of_a_submission_fit_together() -> None:
+    nodes = [[f"{n}.1", "syn", str(n), n] for n in range(1, MOST_BATCHES + 1)]
+    for members, array in (([["0.1"]], ""), (nodes[:MOST_SUBMISSIONS], ""), (nodes, "1.1")):
+        decode(submission(members, array))
+    for members, array, more in (
+        ([], "", {}),
+        ([["0.1"], ["1.1"]], "", {}),
+        (nodes[: MOST_SUBMISSIONS + 1], "", {}),
+        ([*nodes, ["501.1", "syn", "501", 501]], "1.1", {}),
+        ([["1.1", "syn", "0", 1], ["2.1", "syn", "1", 1]], "1.1", {}),
+        ([["1.1", "syn", "0", 0]], "1.1", {}),
+        ([["1.1", "syn", "0", -1]], "1.1", {}),
+        ([["1.1", "syn", "0", 1]], "1.1-array", {}),
+        ([["1.1/..", "syn", "0"]], "", {}),
+        ([["1.1", "syn\0", "0"]], "", {}),
+        ([["1.1", "s" * 5000, "0"]], "", {}),
+        ([["1.1", "syn", "0"]], "", {"generation": -1}),
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            decode(submission(members, array, **more))
 
 
 def of_attempt(attempt: str) -> tuple[bytes, bytes]:
-    place = {"request": "make_place", "job_hash": HASH, "account": "alice", "attempt": attempt}
+    place = {"request": "make_places", "job_hash": HASH, "account": "alice", "attempts": ["1.1", attempt]}
     end = {"request": "give_up", "job_hash": HASH, "attempts": ["1.1", attempt], "state": "error", "reason": ""}
     return msgspec.json.encode(place), msgspec.json.encode(end)
 
@@ -68,8 +101,8 @@ def test_an_attempt_is_two_numbers(attempt: str) -> None:
 
 def test_not_too_many_batch_jobs_at_a_time() -> None:
     decode(encode(GiveUp(HASH, ("1.1",) * MOST_BATCHES, NodeState.ERROR, "")))
-    decode(encode(Cancel("alice", ("17",) * MOST_BATCHES)))
-    for ids in (["17"] * (MOST_BATCHES + 1), ["-u"], ["17 18"], ["--user=bob"], ["17_1"], [""]):
+    decode(encode(Cancel("alice", ("17", "17_1") * (MOST_BATCHES // 2))))
+    for ids in (["17"] * (MOST_BATCHES + 1), ["-u"], ["17 18"], ["--user=bob"], ["17_"], ["17_[1-2]"], [""]):
         with pytest.raises(msgspec.ValidationError):
             decode(b'{"request":"cancel","account":"alice","ids":' + msgspec.json.encode(ids) + b"}")
 
