@@ -13,6 +13,7 @@ from ..config import Slurm
 from ..placement import Partition
 from ..slurm_cli import Answer
 from ..slurm_partitions import partitions, sinfo
+from ..slurm_queue import squeue
 from ..slurm_site import Site, show_config, site
 from .bucket import Bucket
 from .readers import NoAnswer, Queue, Reader, Squeue
@@ -118,7 +119,7 @@ class Controller:
     async def _make_ready(self) -> None:
         """Raises NoAnswer."""
         if (bucket := self._bucket(os.geteuid())) is not None:
-            await bucket.wait(cli.requests(cli.squeue()))
+            await bucket.wait(cli.requests(squeue()))
         # A reader tries for ten seconds; this says at once whether anybody is there, and that nobody is to whoever has
         # sent too many requests.
         elif not self.reachable.is_set():
@@ -142,7 +143,7 @@ class Controller:
             return
         self._site, self._buckets, self._tick = found, {}, TICK
         if (bucket := self._bucket(os.geteuid())) is not None:
-            self._tick = max(TICK, cli.requests(cli.squeue()) / (_LOOKS * bucket.rate))
+            self._tick = max(TICK, cli.requests(squeue()) / (_LOOKS * bucket.rate))
         if limit := found.limit:
             log.info(
                 "Slurm limits requests to %d at once and %d every %d s; scd keeps within that",

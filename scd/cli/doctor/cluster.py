@@ -30,7 +30,8 @@ from ...launcher.requests import Check
 from ...launcher.spec import PROBE, BatchScripts
 from ...placement import Misplaced, check, preparation
 from ...runtimes import Runtimes
-from ...slurm_cli import QueueRow, Verdict
+from ...slurm_cli import Verdict
+from ...slurm_queue import QueueRow, best
 from ...spool import JobDirectory, Spool
 from .apart import findings_of, print_findings
 from .finding import Finding, bad, good, note
@@ -184,7 +185,7 @@ class _Probe:
     async def _row(self, name: str) -> QueueRow | None:
         owner = pwd.getpwnam(self._account).pw_uid if self._account else os.geteuid()
         queue = await self._slurm.queue()
-        return cli.best(row for row in (queue or {}).get(name, ()) if row.user == owner)
+        return best(row for row in (queue or {}).get(name, ()) if row.user == owner)
 
     def _hidden(self, job: str) -> Finding:
         return bad(
