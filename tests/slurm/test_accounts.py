@@ -583,11 +583,20 @@ def test_check_config_knows_the_shape(gateway: OnSlurm) -> None:
     assert (done.returncode, done.stdout) == (0, "The configuration is good.\n"), done.stderr
 
 
-def test_the_doctor_tries_it_as_an_account(gateway: OnSlurm) -> None:
-    done = scdctl(gateway, "--json", "doctor", "--slurm")
+def test_the_doctor_tries_it_as_an_account(gateway: OnSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a site that says that it limits requests."""
+    limited = "s/^SlurmctldParameters .*/SlurmctldParameters = rl_enable/; s/^SlurmUser .*/SlurmUser = slurm(64030)/"
+    gateway.replace("scontrol", f'/usr/bin/scontrol "$@" | sed "{limited}"')
+    monkeypatch.setenv("PATH", f"{gateway.commands}:{os.environ['PATH']}")
+    try:
+        done = scdctl(gateway, "--json", "doctor", "--slurm")
+    finally:
+        gateway.restore("scontrol")
     found = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "slurm"]
-    assert [one["level"] for one in found] == ["good", "good"], found
-    assert f"A batch job ran as {NOBODYS} on " in found[1]["text"]
+    assert [one["level"] for one in found] == ["good", "good", "good"], found
+    limit = "Slurm limits an account's requests to 30 at once and 2 every 1 s (rl_enable)"
+    assert found[1]["text"] == f"{limit}: scd keeps within that for each account."
+    assert f"A batch job ran as {NOBODYS} on " in found[2]["text"]
     assert not list((gateway.state / "spool" / "staging").iterdir()), "it left something behind"
 
 

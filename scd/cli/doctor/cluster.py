@@ -65,6 +65,7 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
             "slurm",
             f"Slurm's controller answers; its partitions are {', '.join(sorted(slurm.partitions)) or 'unknown'}.",
         )
+        yield _limit(slurm, accounts=config.has_accounts)
         try:
             check(preparation(config, "slurm", ""), slurm.partitions, "[slurm]")
         except Misplaced as refusal:
@@ -76,6 +77,23 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
         yield await _try(config, file, slurm)
     finally:
         slurm.close()
+
+
+def _limit(slurm: Controller, *, accounts: bool) -> Finding:
+    """``accounts``: of users, who have the batch jobs."""
+    if slurm.site is None:
+        return note("slurm", "Slurm does not say whether it limits requests (rl_enable).",
+                    "try as scd's account: scontrol show config")  # fmt: skip
+    if slurm.site.limit is None:
+        return good("slurm", "Slurm does not limit requests (rl_enable): each node is a batch job of its own.")
+    told = f"Slurm limits an account's requests to {slurm.site.limit} (rl_enable)"
+    if accounts:
+        return good("slurm", f"{told}: scd keeps within that for each account.")
+    if not slurm.limits(os.geteuid()):
+        return good(
+            "slurm", f"{told}, but not those of scd's, which is SlurmUser: each node is a batch job of its own."
+        )
+    return good("slurm", f"{told}: scd keeps within that, and nodes that are ready together go as a job array.")
 
 
 def _licenses(config: Config, known: frozenset[str]) -> Iterator[Finding]:
