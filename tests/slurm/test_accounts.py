@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import argon2
 import pytest
 
 from ..gateway import (
@@ -20,10 +19,12 @@ from ..gateway import (
     SCD,
     Gateway,
     accounts,
-    as_account,
     gid,
     passage,
+    password_hash,
     place,
+    run_as,
+    started,
     uid,
     who,
     why_not,
@@ -82,7 +83,7 @@ class OnSlurm(Gateway):
         self.everybodys.mkdir()
         self.everybodys.chmod(0o777)
         super().__init__(
-            directory, _CONFIG.format(nobodys=NOBODYS, mixed=MIXED, conf=slurm.config, hash=_hash("carol"))
+            directory, _CONFIG.format(nobodys=NOBODYS, mixed=MIXED, conf=slurm.config, hash=password_hash("carol"))
         )
 
     def start_launcher(self) -> None:
@@ -106,10 +107,6 @@ class OnSlurm(Gateway):
         name = str(self.attempt(job_hash, step)["name"])
         return self.job_directory(job_hash) / "control" / "slurm" / name.rpartition("-")[2]
 
-    def cancel(self, user: str, job_hash: str) -> None:
-        answer = self.post("/cancel_job/", {"job_hash": job_hash, **who(user)})
-        assert answer.status_code == 200, answer.text
-
     def finish(self, user: str, job_hash: str) -> Json:
         return self.wait(job_hash, _PATIENCE, who(user))
 
@@ -121,24 +118,10 @@ class OnSlurm(Gateway):
         return job_hash
 
 
-def _hash(user: str) -> str:
-    return argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(f"{user}-secret")
-
-
 @pytest.fixture(scope="module")
 def gateway(somewhere: Path, slurm: Cluster) -> Iterator[OnSlurm]:
-    made = OnSlurm(somewhere / "gateway", slurm)
-    try:
-        made.start()
+    with started(OnSlurm(somewhere / "gateway", slurm)) as made:
         yield made
-    finally:
-        made.end_everything()
-
-
-def run_as(account: str, script: str, slurm: Cluster | None = None) -> subprocess.CompletedProcess[str]:
-    """A command of somebody who can log in under an account, outside all sandboxes."""
-    env = {"PATH": os.environ["PATH"], **(slurm.environment if slurm else {})}
-    return subprocess.run([*as_account(account), "sh", "-c", script], capture_output=True, text=True, cwd="/", env=env)
 
 
 # -- whose the nodes are
@@ -255,9 +238,11 @@ def test_what_another_account_calls_by_a_jobs_name_is_nobodys(gateway: OnSlurm) 
         job_hash = gateway.start_job("bob", f"{COUNT}; echo truly >out")
         name = f"scd-{job_hash}-0.1"
         wait_until(lambda: slurm_jobs(gateway.slurm, name), "it was not submitted", _PATIENCE)
-        forged = run_as(ALICE, f"echo '#!/bin/sh\nexit 1' | sbatch --output=/dev/null -J {name}", gateway.slurm)
+        forged = run_as(
+            ALICE, f"echo '#!/bin/sh\nexit 1' | sbatch --output=/dev/null -J {name}", **gateway.slurm.environment
+        )
         assert forged.returncode == 0, forged.stderr
-        cancelled = run_as(ALICE, f"scancel --name={name} --user={ALICE}", gateway.slurm)
+        cancelled = run_as(ALICE, f"scancel --name={name} --user={ALICE}", **gateway.slurm.environment)
         assert cancelled.returncode == 0, cancelled.stderr
         states = {job["state"] for job in slurm_jobs(gateway.slurm, name)}
         assert states == {"PENDING", "CANCELLED"}
@@ -509,7 +494,9 @@ def test_only_scds_own_batch_jobs_are_cancelled(gateway: OnSlurm) -> None:
     made = {}
     for account in (ALICE, BOB):
         done = run_as(
-            account, "echo '#!/bin/sh\nsleep 60' | sbatch --parsable --output=/dev/null -J mine", gateway.slurm
+            account,
+            "echo '#!/bin/sh\nsleep 60' | sbatch --parsable --output=/dev/null -J mine",
+            **gateway.slurm.environment,
         )
         made[account] = done.stdout.strip()
         assert made[account], done.stderr
@@ -576,10 +563,7 @@ def scdctl(gateway: OnSlurm, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_check_config_knows_the_shape(gateway: OnSlurm) -> None:
-    done = subprocess.run(
-        [*passage(gateway.directory), sys.executable, "-m", "scd.daemon", "-c", str(gateway.file), "--check-config"],
-        capture_output=True, text=True, cwd=ROOT, timeout=100,
-    )  # fmt: skip
+    done = gateway.check_config()
     assert (done.returncode, done.stdout) == (0, "The configuration is good.\n"), done.stderr
 
 
