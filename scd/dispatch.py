@@ -8,7 +8,7 @@ from .licenses import Licenses
 from .live import LiveJob
 from .model import PREPARE, Attempt, NodeKey
 from .placement import LOCAL, executor_of
-from .share import CORES, Pick, Room, Running, Shares, Stock, Waiting
+from .share import CORES, Pick, Room, Running, Shares, Stock, Waiting, no_room
 from .states import JobState
 
 
@@ -34,7 +34,7 @@ class Dispatch:
         running = {user: list(running_of(lives, here_only=True)) for user, lives in by_user.items()}
         rooms = self._rooms(by_user)
         # Of those who can start nothing now no node stands in line, for a licence neither.
-        able = {user for user in by_user if user not in spent and not _full(rooms[user])}
+        able = {user for user in by_user if user not in spent and not no_room(rooms[user])}
         wanted = {live.job_hash: self.licenses.wanted(live) if live.job.user in able else {} for live in jobs}
         stock = self.licenses.stock(jobs, wanted)
         waiting = {
@@ -59,7 +59,7 @@ class Dispatch:
         for user, lives in by_user.items():
             for live in lives:
                 lacking = self.licenses.lacking(live.job_hash, wanted[live.job_hash], stock)
-                why = (_full(rooms[user]) or CORES) if len(live.ready()) > len(lacking) else ""
+                why = (no_room(rooms[user]) or CORES) if len(live.ready()) > len(lacking) else ""
                 stands = live.job_hash not in picked and not live.attempts
                 live.wait(places.get(live.job_hash, 0), spent.get(user) or why, lacking, stands=stands)
         return picks
@@ -87,11 +87,6 @@ def running_of(lives: Iterable[LiveJob], *, here_only: bool = False) -> Iterator
         for name, attempt in live.attempts.items():
             if attempt.executor == LOCAL or not here_only:
                 yield Running(attempt.cores, live.seconds(name))
-
-
-def _full(rooms: Iterable[Room]) -> str:
-    """What is said of those who have no room, "" if there is some."""
-    return next((room.full for room in rooms if room.left <= 0), "")
 
 
 def _queued(live: LiveJob) -> bool:
@@ -122,7 +117,7 @@ def _elsewhere(
             yield Pick(user, live.job_hash, PREPARE, 0)
         return
     for node in live.ready():
-        if any(room.left <= 0 for room in rooms.get(user, ())):
+        if no_room(rooms.get(user, ())):
             return
         pick = Pick(user, live.job_hash, node.key, 0, wanted.get(node.key, ""))
         if executor_of(config, node) != LOCAL and (not pick.license or stock.is_due(pick)):

@@ -55,7 +55,12 @@ class Room:
 
     def __init__(self, left: int, full: str):
         self.left = left
-        self.full = full  # what those are told who do not fit in
+        self.full = full  # what those are told who do not fit in: never ""
+
+
+def no_room(rooms: Iterable[Room]) -> str:
+    """What is said to a user with these rooms if no more of his nodes may run, "" if one may."""
+    return next((room.full for room in rooms if room.left <= 0), "")
 
 
 class Running(NamedTuple):
@@ -101,7 +106,7 @@ class Stock:
         if not pick.license or pick.node in self._due:
             return pick
         others = (one for one in self._due.values() if one.license == pick.license and self.has(one))
-        return next((one for one in others if not _full(rooms.get(one.user, ()))), pick)
+        return next((one for one in others if not no_room(rooms.get(one.user, ()))), pick)
 
 
 class Shares:
@@ -200,7 +205,7 @@ def _line(user: str, parts: Sequence[Waiting], rooms: Sequence[Room], stock: Sto
     """A user's candidates one after the other; those that have no room or no licence, when asked for, left out."""
     for part in parts:
         for key, cores in part.ready:
-            if key != PREPARE and _full(rooms):
+            if key != PREPARE and no_room(rooms):
                 break  # all of this job's are nodes
             pick = Pick(user, part.job_hash, key, cores, part.licenses.get(key, ""))
             if stock.has(pick):
@@ -209,9 +214,5 @@ def _line(user: str, parts: Sequence[Waiting], rooms: Sequence[Room], stock: Sto
 
 def _still(pick: Pick, rooms: Sequence[Room], stock: Stock) -> Iterator[Pick]:
     """A candidate in whose place another went: once more, when it is asked for."""
-    if stock.has(pick) and not _full(rooms):
+    if stock.has(pick) and not no_room(rooms):
         yield pick
-
-
-def _full(rooms: Sequence[Room]) -> bool:
-    return any(room.left <= 0 for room in rooms)

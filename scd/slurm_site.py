@@ -15,6 +15,9 @@ class Limit(NamedTuple):
     refill: int = 2
     period: int = 1
 
+    def __str__(self) -> str:
+        return f"{self.burst} at once and {self.refill} every {self.period} s"
+
 
 class Site(NamedTuple):
     limit: Limit | None = None  # Slurm 23.02 and newer may have one

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import argon2
 import pytest
@@ -29,9 +29,8 @@ class Gateway(Daemon):
 
     def __init__(self, directory: Path, more: str = "", accounts: tuple[str, str] = (ALICE, BOB)):
         self.run = directory / "run"
-        quick = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
         users = "".join(
-            f'[users.{name}]\npassword_hash = "{quick.hash(f"{name}-secret")}"\naccount = "{account}"\n'
+            f'[users.{name}]\npassword_hash = "{password_hash(name)}"\naccount = "{account}"\n'
             for name, account in zip(("alice", "bob"), accounts, strict=True)
         )
         super().__init__(directory, f'[local]\ncores = 64\nlauncher = "{self.run}/launcher.sock"\n{more}\n{users}')
@@ -110,6 +109,16 @@ class Gateway(Daemon):
         assert answer.status_code == 200, answer.text
         return member(answer.content, "/out").decode()
 
+    def cancel(self, user: str, job_hash: str) -> None:
+        answer = self.post("/cancel_job/", {"job_hash": job_hash, **who(user)})
+        assert answer.status_code == 200, answer.text
+
+    def check_config(self) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*passage(self.directory), sys.executable, "-m", "scd.daemon", "-c", str(self.file), "--check-config"],
+            capture_output=True, text=True, timeout=100, cwd=ROOT,
+        )  # fmt: skip
+
     def logs(self) -> str:
         return self.log.read_text() + self.logs_of_launcher()
 
@@ -134,6 +143,8 @@ class Gateway(Daemon):
         return False
 
 
+G = TypeVar("G", bound=Gateway)
+
 _ASK = """
 import socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -155,6 +166,10 @@ def who(user: str) -> dict[str, str]:
     return {"username": user, "key": f"{user}-secret"}
 
 
+def password_hash(user: str) -> str:
+    return argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(f"{user}-secret")
+
+
 def uid(account: str) -> int:
     return pwd.getpwnam(account).pw_uid
 
@@ -165,6 +180,12 @@ def gid(account: str) -> int:
 
 def as_account(account: str) -> list[str]:
     return ["setpriv", f"--reuid={account}", f"--regid={account}", "--init-groups"]
+
+
+def run_as(account: str, script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A command of somebody who can log in under an account, outside all sandboxes."""
+    env = {"PATH": os.environ["PATH"], **environment}
+    return subprocess.run([*as_account(account), "sh", "-c", script], capture_output=True, text=True, cwd="/", env=env)
 
 
 def owner_of(pid: int) -> int:
@@ -217,6 +238,16 @@ def why_not() -> str:
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
         return "no mount namespace can be made here"
     return ""
+
+
+@contextlib.contextmanager
+def started(made: G) -> Iterator[G]:
+    """Ended afterwards, with all that runs in it."""
+    try:
+        made.start()
+        yield made
+    finally:
+        made.end_everything()
 
 
 @contextlib.contextmanager

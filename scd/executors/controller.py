@@ -13,6 +13,7 @@ from ..config import Slurm
 from ..placement import Partition
 from ..slurm_cli import Answer
 from ..slurm_partitions import partitions, sinfo
+from ..slurm_queue import squeue
 from ..slurm_site import Site, show_config, site
 from .bucket import Bucket
 from .readers import NoAnswer, Queue, Reader, Squeue
@@ -39,10 +40,10 @@ class Controller:
         self._pace = TICK
         self._earliest = 0.0
         self._site_due = 0.0
-        self._site = Site()
         self._buckets: dict[int, Bucket] = {}  # by the account's uid, where requests are limited
         self._tick = TICK
         self.due = 0.0  # of the next look at the queue, by the monotonic clock
+        self.site: Site | None = None  # until it is known
         self.partitions: Mapping[str, Partition] = {}
         self.reachable = asyncio.Event()
         self.reachable.set()
@@ -69,7 +70,7 @@ class Controller:
     @property
     def largest_array(self) -> int:
         """How many nodes of one job go with one submission, where requests are limited; 0: each alone."""
-        return self._site.largest_array if self._site.limit is not None else 0
+        return 0 if self.site is None or self.site.limit is None else self.site.largest_array
 
     def limits(self, uid: int | None) -> bool:
         """Whether the site answers only so many requests of an account (``rl_enable``)."""
@@ -91,11 +92,10 @@ class Controller:
         return 0.0 if bucket is None else bucket.lacks(1, _KEPT)
 
     def _bucket(self, uid: int | None) -> Bucket | None:
-        limit = self._site.limit
-        if limit is None or uid is None or uid == self._site.unlimited:
+        if self.site is None or self.site.limit is None or uid is None or uid == self.site.unlimited:
             return None
         if uid not in self._buckets:
-            self._buckets[uid] = Bucket(limit)
+            self._buckets[uid] = Bucket(self.site.limit)
         return self._buckets[uid]
 
     async def ask(self, argv: Sequence[str]) -> Answer:
@@ -124,7 +124,7 @@ class Controller:
     async def _make_ready(self) -> None:
         """Raises NoAnswer."""
         if (bucket := self._bucket(os.geteuid())) is not None:
-            await bucket.wait(cli.requests(cli.squeue()))
+            await bucket.wait(cli.requests(squeue()))
         # A reader tries for ten seconds; this says at once whether anybody is there, and that nobody is to whoever has
         # sent too many requests.
         elif not self.reachable.is_set():
@@ -144,16 +144,13 @@ class Controller:
         self._site_due = time.monotonic() + _SITE_EVERY
         if given is not None:
             self.partitions = given
-        if found is None or found == self._site:
+        if found is None or found == self.site:
             return
-        self._site, self._buckets, self._tick = found, {}, TICK
+        self.site, self._buckets, self._tick = found, {}, TICK
         if (bucket := self._bucket(os.geteuid())) is not None:
-            self._tick = max(TICK, cli.requests(cli.squeue()) / (_LOOKS * bucket.rate))
-        if limit := found.limit:
-            log.info(
-                "Slurm limits requests to %d at once and %d every %d s; scd keeps within that",
-                limit.burst, limit.refill, limit.period,
-            )  # fmt: skip
+            self._tick = max(TICK, cli.requests(squeue()) / (_LOOKS * bucket.rate))
+        if found.limit:
+            log.info("Slurm limits requests to %s; scd keeps within that", found.limit)
 
     def _set_reachable(self, complaint: str = "") -> None:
         if not complaint and not self.reachable.is_set():

@@ -8,6 +8,7 @@ from functools import partial
 from .. import slurm_cli as cli
 from ..errors import ScdError
 from ..launcher.base import LauncherDown
+from ..slurm_queue import best
 from ..states import NodeState
 from .batches import Batches
 from .controller import Controller
@@ -111,7 +112,7 @@ class Endings:
     def see_off(self, queue: Queue) -> None:
         now = time.monotonic()
         for name, known in list(self.leaving.items()):
-            known.row = cli.best(known.own(queue))
+            known.row = best(known.own(queue))
             if known.row is not None:
                 known.missing = None
             elif known.missing is None:

@@ -41,7 +41,7 @@ def _version() -> dict[str, Any]:
 
 
 def _jobs() -> dict[str, Any]:
-    """As squeue would tell them, by the fields of ``slurm_cli``; without those that are certainly not scd's."""
+    """As squeue would tell them, by the fields of ``slurm_queue``; without those that are certainly not scd's."""
     import pyslurm
 
     found = []

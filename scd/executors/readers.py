@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from .. import slurm_cli as cli
 from ..errors import ScdError
-from ..slurm_cli import QueueRow
+from ..slurm_queue import QueueRow, ask_queue
 
 Queue = Mapping[str, Sequence[QueueRow]]  # what has a name of ours
 
@@ -29,7 +28,7 @@ class Squeue:
         self._env = env
 
     def read(self) -> Queue:
-        found, complaint = cli.ask_queue(self._env)
+        found, complaint = ask_queue(self._env)
         if found is None:
             raise NoAnswer(complaint)
         return found

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from .. import slurm_cli as cli
+from ..slurm_queue import rows
 from .readers import NoAnswer, Queue, Reader, Squeue
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class Pyslurm:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # then it has ended, and so has its output
                 process.stdin.write(b"\n")
-            return cli.rows(self._answer(process).jobs)
+            return rows(self._answer(process).jobs)
 
     def close(self) -> None:
         if (process := self._process) is None:

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from ..placement import in_words
-from ..slurm_cli import QueueRow
+from ..slurm_queue import QueueRow
 from ..states import NodeState
 
 

@@ -11,7 +11,8 @@ from enum import Enum
 from pathlib import Path
 
 from .. import slurm_cli as cli
-from ..slurm_cli import QueueRow, Verdict
+from ..slurm_cli import Verdict
+from ..slurm_queue import QueueRow, best
 from ..states import NodeState
 from ..units import format_duration
 from .base import Observation, Spec
@@ -89,7 +90,7 @@ class Submission:
 
     def worth_a_look(self, rows: Sequence[QueueRow] | None) -> bool:
         """What Slurm says is pending has nothing to tell: thousands of those cost no look at the disk."""
-        row = cli.best(rows) if rows else self.row
+        row = best(rows) if rows else self.row
         return row is None or not row.pending or self.kill is not None
 
     # -- what sbatch answers
@@ -143,7 +144,7 @@ class Submission:
             self._judge_silence(found, now)
 
     def _take_rows(self, rows: Sequence[QueueRow], now: float) -> None:
-        row = cli.best(rows)
+        row = best(rows)
         assert row is not None
         self.row, self.missing = row, None
         if self.stage is not Stage.SENDING:  # else sbatch is about to say so itself

@@ -18,6 +18,7 @@ from ..config import Slurm
 from ..model import NodeKey
 from ..placement import Misplaced, preparation, vouch
 from ..slurm_cli import Answer
+from ..slurm_queue import ask_queue
 from ..spool import JobDirectory, Spool
 from . import claims, frame, trial
 from .accounts import Account, Refused, become
@@ -170,7 +171,7 @@ def _cancel(ground: Ground, request: Cancel) -> None:
     account, slurm = ground.account(request.account), _slurm(ground)
     env = _environment(slurm, account)
     become(account)
-    queue, _ = cli.ask_queue(env)
+    queue, _ = ask_queue(env)
     own = {row.id for rows in (queue or {}).values() for row in rows if row.user == account.uid}
     if ids := sorted(own & set(request.ids)):
         cli.call(cli.scancel(ids, pending=request.pending, gently=request.gently), env, cli.QUERY_DEADLINE)

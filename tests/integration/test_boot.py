@@ -1,5 +1,6 @@
 """scd's units on a machine that is booted for it: by its socket, under a job, under a watchdog."""
 
+import contextlib
 import json
 import subprocess
 import time
@@ -32,13 +33,18 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         yield made
 
 
-def client(host: Machine, name: str, script: str) -> "subprocess.Popen[str]":
-    """The real client, on that machine."""
+@contextlib.contextmanager
+def client(host: Machine, name: str, script: str) -> Iterator["subprocess.Popen[str]"]:
+    """The real client, on that machine, until it has finished or the test has failed."""
     host.run("mkdir", f"/tmp/{name}")
     command = [*host.command(), "HOME=/tmp", PYTHON, "/opt/scd/client.py", "work", "/tmp/credentials", f"/tmp/{name}"]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [*command, f"script={script}", "threads=1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def finish(host: Machine, name: str, process: "subprocess.Popen[str]") -> dict[str, str]:
@@ -56,8 +62,14 @@ def nodes(host: Machine) -> list[dict[str, Any]]:
 
 
 def running(host: Machine, mark: str) -> str:
-    """The pid, inside, of a node's own program."""
+    """The pid, inside, of a node's own program, which sleeps until it is killed."""
     return host.run("pgrep", "-f", f"^sleep {mark}$", check=False).stdout.strip()
+
+
+def started(host: Machine, mark: str) -> str:
+    """The same, once it runs."""
+    wait_until(lambda: running(host, mark), "the node never ran", 60)
+    return running(host, mark)
 
 
 def test_nothing_failed_while_it_booted(host: Machine) -> None:
@@ -102,23 +114,23 @@ def test_a_reload_takes_what_is_new_or_says_what_is_wrong(host: Machine) -> None
 
 def test_a_job_outlives_a_restart_and_its_client_sees_nothing_of_it(host: Machine) -> None:
     before = host.show("scd.service", "MainPID")
-    with client(host, "restarted", "sleep 6.25") as process:
-        wait_until(lambda: running(host, "6.25"), "the node never ran", 60)
-        node = running(host, "6.25")
+    with client(host, "restarted", "sleep 600.25; true") as process:
+        node = started(host, "600.25")
         host.systemctl("restart", "scd")
         assert host.show("scd.service", "MainPID") != before
-        assert running(host, "6.25") == node, "the node did not survive the restart"
+        assert running(host, "600.25") == node, "the node did not survive the restart"
+        host.run("kill", node)  # it has slept enough
         statuses = finish(host, "restarted", process)
     assert statuses == {"get/0": "success", "work/0": "success", "after/0": "success"}
     assert {node["attempts"] for node in nodes(host)} == {1}, "a node ran twice"
 
 
 def test_a_stop_leaves_jobs_alone_and_the_next_client_starts_it_again(host: Machine) -> None:
-    with client(host, "stopped", "sleep 8.25") as process:
-        wait_until(lambda: running(host, "8.25"), "the node never ran", 60)
-        node = running(host, "8.25")
+    with client(host, "stopped", "sleep 600.5; true") as process:
+        node = started(host, "600.5")
         host.systemctl("stop", "scd")
-        assert running(host, "8.25") == node, "the node did not survive the stop"
+        assert running(host, "600.5") == node, "the node did not survive the stop"
+        host.run("kill", node)
         finish(host, "stopped", process)  # whose polls start scd again
     assert host.show("scd.service", "ActiveState") == "active"
     assert host.run("scdctl", "doctor", check=False).returncode == 0, "scd does not answer at its Unix socket any more"
@@ -184,10 +196,10 @@ def test_jobs_under_an_account_of_their_own(host: Machine) -> None:
     host.write("/etc/scd/scd.toml", f'{text}account = "alice"\n')
     host.systemctl("start", "scd-launcher")
     host.systemctl("restart", "scd")
-    with client(host, "own", "sleep 15.75") as process:
-        wait_until(lambda: running(host, "15.75"), f"the node never ran\n{host.journal()}", 60)
-        node = running(host, "15.75")
+    with client(host, "own", "sleep 600.75; true") as process:
+        node = started(host, "600.75")
         assert host.run("ps", "-o", "user=", "-p", node).stdout.strip() == "alice"
         host.systemctl("restart", "scd", "scd-launcher")
-        assert running(host, "15.75") == node, "the node did not survive the restart"
+        assert running(host, "600.75") == node, "the node did not survive the restart"
+        host.run("kill", node)
         finish(host, "own", process)

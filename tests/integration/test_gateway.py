@@ -23,6 +23,8 @@ from ..gateway import (
     owner_of,
     passage,
     place,
+    run_as,
+    started,
     uid,
     who,
     why_not,
@@ -49,15 +51,8 @@ def key(somewhere: Path) -> Pair:
 @pytest.fixture(scope="module")
 def gateway(somewhere: Path, key: Pair) -> Iterator[Gateway]:
     made = Gateway(somewhere / "gateway", f'[users.carol]\npublic_key = "{key.public}"\naccount = "{BOB}"\n')
-    try:
-        yield made.start()
-    finally:
-        made.end_everything()
-
-
-def run_as(account: str, script: str) -> subprocess.CompletedProcess[str]:
-    """A command of somebody who can log in under an account, outside all sandboxes."""
-    return subprocess.run([*as_account(account), "sh", "-c", script], capture_output=True, text=True, cwd="/")
+    with started(made):
+        yield made
 
 
 def test_each_job_runs_under_its_users_account(gateway: Gateway) -> None:
@@ -71,7 +66,7 @@ def test_each_job_runs_under_its_users_account(gateway: Gateway) -> None:
             assert "NoNewPrivs:\t1" in status
             assert f"Groups:\t{gid(account)} \n" in status, "it kept a group of root's"
     for user, job_hash in jobs.items():
-        assert gateway.post("/cancel_job/", {"job_hash": job_hash, **who(user)}).status_code == 200
+        gateway.cancel(user, job_hash)
         assert gateway.finish(user, job_hash)["status"] == "canceled"
 
 
@@ -100,7 +95,7 @@ def test_what_a_node_has_written_so_far_can_be_fetched(gateway: Gateway) -> None
     assert gateway.result("alice", job_hash) == "early\n"
     archives = gateway.job_directory(job_hash) / "archives"
     assert not list(archives.glob("*snapshot*")), "it was made for one request"
-    gateway.post("/cancel_job/", {"job_hash": job_hash, **who("alice")})
+    gateway.cancel("alice", job_hash)
     gateway.finish("alice", job_hash)
 
 
@@ -135,7 +130,7 @@ def test_users_cannot_read_signal_or_see_each_other(gateway: Gateway) -> None:
         assert "PermissionError" in run_as(user, f'/usr/bin/python3 -c "{talk}"').stderr
     assert gateway.node_state(victim) == "running"
     assert gateway.post(f"/get_results/{victim}.tar.gz", who("alice")).status_code == 403
-    gateway.post("/cancel_job/", {"job_hash": victim, **who("bob")})
+    gateway.cancel("bob", victim)
     gateway.finish("bob", victim)
 
 
@@ -240,7 +235,7 @@ def test_a_hangup_does_not_end_the_launcher_and_what_it_starts_hears_it(gateway:
     ignored = next(line.split()[1] for line in Path(f"/proc/{gateway.pid_of(job_hash, 'started')}/status").read_text()
                    .splitlines() if line.startswith("SigIgn:"))  # fmt: skip
     assert not int(ignored, 16) & 1, "a node ignores SIGHUP, since the launcher does"
-    gateway.post("/cancel_job/", {"job_hash": job_hash, **who("alice")})
+    gateway.cancel("alice", job_hash)
     gateway.finish("alice", job_hash)
 
 
@@ -446,7 +441,7 @@ def test_figures_are_given_of_the_accounts_own_processes(gateway: Gateway) -> No
         login.kill()
     assert mine[0] is not None
     assert mine[1:] == [None] * 3
-    gateway.post("/cancel_job/", {"job_hash": victim, **who("bob")})
+    gateway.cancel("bob", victim)
     gateway.finish("bob", victim)
 
 
@@ -468,22 +463,15 @@ def test_without_a_launcher_scd_does_not_start(somewhere: Path) -> None:
     assert "systemctl enable --now scd-launcher" in text
 
 
-def check_config(gateway: Gateway) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*passage(gateway.directory), sys.executable, "-m", "scd.daemon", "-c", str(gateway.file), "--check-config"],
-        capture_output=True, text=True, timeout=60, cwd=ROOT,
-    )  # fmt: skip
-
-
 def test_check_config_asks_the_launcher(gateway: Gateway) -> None:
     """As root; the launcher answers scd alone."""
-    done = check_config(gateway)
+    done = gateway.check_config()
     assert (done.returncode, done.stdout) == (0, "The configuration is good.\n"), done.stderr
     assert "scd-launcher: jobs have " in done.stderr or "scd-launcher: each job has " in done.stderr
     text = gateway.file.read_text()
     gateway.file.write_text(f'{text}[users.late]\npassword_hash = "$argon2id$x"\naccount = "{NOBODYS}"\n')
     try:
-        done = check_config(gateway)
+        done = gateway.check_config()
     finally:
         gateway.file.write_text(text)
     assert done.returncode == 78
@@ -496,7 +484,7 @@ def test_check_config_sees_that_the_launcher_knows_no_slurm(somewhere: Path) -> 
     try:
         made.start_launcher()
         made.file.write_text(f"{made.file.read_text()}[slurm]\n")
-        done = check_config(made)
+        done = made.check_config()
     finally:
         made.end_everything()
     assert done.returncode == 78
@@ -504,7 +492,7 @@ def test_check_config_sees_that_the_launcher_knows_no_slurm(somewhere: Path) -> 
 
 
 def test_check_config_misses_a_launcher_that_is_not_there(somewhere: Path) -> None:
-    done = check_config(Gateway(somewhere / "unlaunched"))
+    done = Gateway(somewhere / "unlaunched").check_config()
     assert done.returncode == 78
     assert "scd-launcher cannot be asked" in done.stderr
 

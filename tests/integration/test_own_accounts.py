@@ -8,7 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from ..gateway import ALICE, NOBODYS, PREFIX, SCD, Gateway, accounts, as_account, owner_of, passage, place, uid, why_not
+from ..gateway import (
+    ALICE,
+    NOBODYS,
+    PREFIX,
+    SCD,
+    Gateway,
+    accounts,
+    as_account,
+    owner_of,
+    passage,
+    place,
+    started,
+    uid,
+    why_not,
+)  # fmt: skip
 from ..harness import ROOT, wait_until
 from .people import PASSWORD, pam_service, why_no_pam
 from .submission import collected, manifest, member, set_value
@@ -39,14 +53,9 @@ def gateway(somewhere: Path) -> Iterator[Gateway]:
     passwords = somewhere / "passwords"
     with pam_service(passwords, *names) as service:
         passwords.chmod(0o644)
-        made = Gateway(
-            somewhere / "gateway",
-            f'account = "{{user}}"\naccount_groups = ["{COURSE}"]\n[auth.pam]\nservice = "{service}"\n',
-        )
-        try:
-            yield made.start()
-        finally:
-            made.end_everything()
+        more = f'account = "{{user}}"\naccount_groups = ["{COURSE}"]\n[auth.pam]\nservice = "{service}"\n'
+        with started(Gateway(somewhere / "gateway", more)) as made:
+            yield made
 
 
 def credentials(user: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..gateway import ALICE, BOB, NOBODYS, Gateway, accounts, as_account, passage, place, why_not
+from ..gateway import ALICE, BOB, NOBODYS, Gateway, accounts, as_account, passage, place, started, why_not
 from ..harness import ROOT, wait_until
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -16,12 +16,8 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    with accounts(), place() as directory:
-        made = Gateway(directory / "gateway")
-        try:
-            yield made.start()
-        finally:
-            made.end_everything()
+    with accounts(), place() as directory, started(Gateway(directory / "gateway")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

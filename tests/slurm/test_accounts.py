@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import argon2
 import pytest
 
 from ..gateway import (
@@ -20,10 +19,11 @@ from ..gateway import (
     SCD,
     Gateway,
     accounts,
-    as_account,
     gid,
     passage,
     place,
+    run_as,
+    started,
     uid,
     who,
     why_not,
@@ -32,25 +32,13 @@ from ..harness import ROOT, Json, run_client, wait_until
 from ..integration.submission import manifest, set_value
 from . import cluster as slurm_cluster
 from .cluster import Cluster
-from .site import COUNT, MIXED, runs, slow, slurm_jobs
+from .gateway import OnSlurm
+from .site import COUNT, runs, slow, slurm_jobs
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 _PATIENCE = 120.0
 _GROUP = f"{ALICE}-g"
-_CONFIG = """\
-account = "{nobodys}"
-[dispatch]
-{mixed}
-[slurm]
-conf = "{conf}"
-poll_interval = "2s"
-record_timeout = 15
-max_cores = 4
-allow_options = ["--constraint"]
-[users.carol]
-password_hash = "{hash}"
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,72 +61,10 @@ def slurm(somewhere: Path) -> Iterator[Cluster]:
         yield made
 
 
-class OnSlurm(Gateway):
-    def __init__(self, directory: Path, slurm: Cluster):
-        self.slurm = slurm
-        self.commands = directory / "commands"
-        self.commands.mkdir(parents=True)
-        self.everybodys = directory / "everybodys"
-        self.everybodys.mkdir()
-        self.everybodys.chmod(0o777)
-        super().__init__(
-            directory, _CONFIG.format(nobodys=NOBODYS, mixed=MIXED, conf=slurm.config, hash=_hash("carol"))
-        )
-
-    def start_launcher(self) -> None:
-        """It finds what is in ``commands`` before Slurm's own."""
-        self.environment = {**os.environ, "PATH": f"{self.commands}:{os.environ['PATH']}"}
-        super().start_launcher()
-
-    def replace(self, command: str, script: str) -> None:
-        path = self.commands / command
-        path.write_text(f"#!/bin/sh\n{script}\n")
-        path.chmod(0o755)
-
-    def restore(self, command: str) -> None:
-        (self.commands / command).unlink()
-
-    def attempt(self, job_hash: str, step: str = "work") -> Json:
-        return self.rows("SELECT * FROM attempts WHERE job_hash = ? AND step = ? ORDER BY attempt", job_hash, step)[-1]
-
-    def place(self, job_hash: str, step: str = "work") -> Path:
-        """The directory of a node's newest attempt."""
-        name = str(self.attempt(job_hash, step)["name"])
-        return self.job_directory(job_hash) / "control" / "slurm" / name.rpartition("-")[2]
-
-    def cancel(self, user: str, job_hash: str) -> None:
-        answer = self.post("/cancel_job/", {"job_hash": job_hash, **who(user)})
-        assert answer.status_code == 200, answer.text
-
-    def finish(self, user: str, job_hash: str) -> Json:
-        return self.wait(job_hash, _PATIENCE, who(user))
-
-    def running(self, user: str, script: str) -> str:
-        job_hash = self.start_job(user, f"{COUNT}; {script}")
-        wait_until(
-            lambda: self.node_state(job_hash) == "running", f"it never ran:\n{self.logs()}", _PATIENCE
-        )  # fmt: skip
-        return job_hash
-
-
-def _hash(user: str) -> str:
-    return argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(f"{user}-secret")
-
-
 @pytest.fixture(scope="module")
 def gateway(somewhere: Path, slurm: Cluster) -> Iterator[OnSlurm]:
-    made = OnSlurm(somewhere / "gateway", slurm)
-    try:
-        made.start()
+    with started(OnSlurm(somewhere / "gateway", slurm)) as made:
         yield made
-    finally:
-        made.end_everything()
-
-
-def run_as(account: str, script: str, slurm: Cluster | None = None) -> subprocess.CompletedProcess[str]:
-    """A command of somebody who can log in under an account, outside all sandboxes."""
-    env = {"PATH": os.environ["PATH"], **(slurm.environment if slurm else {})}
-    return subprocess.run([*as_account(account), "sh", "-c", script], capture_output=True, text=True, cwd="/", env=env)
 
 
 # -- whose the nodes are
@@ -255,9 +181,11 @@ def test_what_another_account_calls_by_a_jobs_name_is_nobodys(gateway: OnSlurm) 
         job_hash = gateway.start_job("bob", f"{COUNT}; echo truly >out")
         name = f"scd-{job_hash}-0.1"
         wait_until(lambda: slurm_jobs(gateway.slurm, name), "it was not submitted", _PATIENCE)
-        forged = run_as(ALICE, f"echo '#!/bin/sh\nexit 1' | sbatch --output=/dev/null -J {name}", gateway.slurm)
+        forged = run_as(
+            ALICE, f"echo '#!/bin/sh\nexit 1' | sbatch --output=/dev/null -J {name}", **gateway.slurm.environment
+        )
         assert forged.returncode == 0, forged.stderr
-        cancelled = run_as(ALICE, f"scancel --name={name} --user={ALICE}", gateway.slurm)
+        cancelled = run_as(ALICE, f"scancel --name={name} --user={ALICE}", **gateway.slurm.environment)
         assert cancelled.returncode == 0, cancelled.stderr
         states = {job["state"] for job in slurm_jobs(gateway.slurm, name)}
         assert states == {"PENDING", "CANCELLED"}
@@ -509,7 +437,9 @@ def test_only_scds_own_batch_jobs_are_cancelled(gateway: OnSlurm) -> None:
     made = {}
     for account in (ALICE, BOB):
         done = run_as(
-            account, "echo '#!/bin/sh\nsleep 60' | sbatch --parsable --output=/dev/null -J mine", gateway.slurm
+            account,
+            "echo '#!/bin/sh\nsleep 60' | sbatch --parsable --output=/dev/null -J mine",
+            **gateway.slurm.environment,
         )
         made[account] = done.stdout.strip()
         assert made[account], done.stderr
@@ -576,18 +506,25 @@ def scdctl(gateway: OnSlurm, *arguments: str) -> subprocess.CompletedProcess[str
 
 
 def test_check_config_knows_the_shape(gateway: OnSlurm) -> None:
-    done = subprocess.run(
-        [*passage(gateway.directory), sys.executable, "-m", "scd.daemon", "-c", str(gateway.file), "--check-config"],
-        capture_output=True, text=True, cwd=ROOT, timeout=100,
-    )  # fmt: skip
+    done = gateway.check_config()
     assert (done.returncode, done.stdout) == (0, "The configuration is good.\n"), done.stderr
 
 
-def test_the_doctor_tries_it_as_an_account(gateway: OnSlurm) -> None:
-    done = scdctl(gateway, "--json", "doctor", "--slurm")
+def test_the_doctor_tries_it_as_an_account(gateway: OnSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a site that says that it limits requests."""
+    limited = "s/^SlurmctldParameters .*/SlurmctldParameters = rl_enable/; s/^SlurmUser .*/SlurmUser = slurm(64030)/"
+    gateway.replace("scontrol", f'/usr/bin/scontrol "$@" | sed "{limited}"')
+    monkeypatch.setenv("PATH", f"{gateway.commands}:{os.environ['PATH']}")
+    try:
+        done = scdctl(gateway, "--json", "doctor", "--slurm")
+    finally:
+        gateway.restore("scontrol")
     found = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "slurm"]
-    assert [one["level"] for one in found] == ["good", "good"], found
-    assert f"A batch job ran as {NOBODYS} on " in found[1]["text"]
+    assert [one["level"] for one in found] == ["good", "good", "good"], found
+    limit = "Slurm limits an account's requests to 30 at once and 2 every 1 s (rl_enable)"
+    together = "nodes that are ready together go as a job array"
+    assert found[1]["text"] == f"{limit}: scd keeps within that for each account, and {together}."
+    assert f"A batch job ran as {NOBODYS} on " in found[2]["text"]
     assert not list((gateway.state / "spool" / "staging").iterdir()), "it left something behind"
 
 

@@ -1,10 +1,13 @@
 """scdctl doctor --slurm: a site that works, and sites that do not."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from scd import slurm_cli as cli
 from scd.executors.slurm_pyslurm import choose
@@ -37,7 +40,8 @@ def test_a_site_that_works(site: Site) -> None:
     good, bad = doctor(daemon)
     assert not bad
     assert good[0] == "Slurm's controller answers; its partitions are bigmem, compute."
-    assert "with SiliconCompiler" in good[1]
+    assert good[1] == "Slurm does not limit requests (rl_enable): each node is a batch job of its own."
+    assert "with SiliconCompiler" in good[2]
     assert not list((daemon.state / "spool" / "staging").iterdir()), "it left something behind"
 
 
@@ -56,6 +60,28 @@ def test_partitions_and_options_that_are_not_there(site: Site) -> None:
     assert "Slurm's partition compute gives 02:00:00 at most (MaxTime)" in bad
 
 
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ("slurm(64030)", ": scd keeps within that, and nodes that are ready together go as a job array."),
+        (
+            "root(0)",
+            ", but not those of scd's account, which is SlurmUser; nodes that are ready together go as a job array.",
+        ),
+    ],
+)
+def test_a_site_that_limits_requests(site: Site, monkeypatch: pytest.MonkeyPatch, user: str, words: str) -> None:
+    """As scontrol tells it: the installed Slurm may be too old to do it."""
+    limited = "rl_enable,rl_bucket_size=500,rl_refill_rate=50,rl_refill_period=4"
+    lines = f"s/^SlurmctldParameters .*/SlurmctldParameters = {limited}/; s/^SlurmUser .*/SlurmUser = {user}/"
+    site.replace("scontrol", f'"$real" "$@" | sed "{lines}"')
+    monkeypatch.setenv("PATH", f"{site.commands}:{os.environ['PATH']}")
+    good, bad = doctor(site.daemon())
+    assert not bad
+    assert good[1] == f"Slurm limits an account's requests to 500 at once and 50 every 4 s (rl_enable){words}"
+    assert "with SiliconCompiler" in good[2]
+
+
 def test_licences_that_slurm_does_not_know(site: Site) -> None:
     good, bad = doctor(site.daemon('[licenses]\nexecute = 1\nvcs = 4\n[licenses.own]\ncount = 1\nslurm = ""'))
     assert [text.partition(": ")[0] for text in bad] == ["Slurm knows no licence vcs"]
@@ -63,7 +89,7 @@ def test_licences_that_slurm_does_not_know(site: Site) -> None:
     assert "with SiliconCompiler" in good[-1], "what is good is not tried any more"
     good, bad = doctor(site.daemon("[licenses]\nexecute = 1"))
     assert not bad
-    assert good[1] == "Slurm knows the licences execute."
+    assert good[2] == "Slurm knows the licences execute."
 
 
 def test_a_controller_that_is_not_there(site: Site, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import psutil
 import pytest
 
 from scd import slurm_cli as cli
+from scd import slurm_queue
 from scd.executors.readers import NoAnswer, Reader, Squeue
 from scd.executors.slurm_pyslurm import Pyslurm, choose
 from scd.executors.slurm_words import ending, waiting
-from scd.slurm_cli import QueueRow
+from scd.slurm_queue import QueueRow
 from scd.states import NodeState
 
 from ..harness import wait_until
@@ -262,7 +263,7 @@ def test_a_hidden_partition(slurm: Cluster, jobs: Jobs) -> None:
     slurm.output("scontrol", "update", "partitionname=bigmem", "hidden=yes")
     try:
         done = subprocess.run(
-            cli.squeue(), capture_output=True, user=STRANGER.pw_uid, group=STRANGER.pw_gid, extra_groups=[],
+            slurm_queue.squeue(), capture_output=True, user=STRANGER.pw_uid, group=STRANGER.pw_gid, extra_groups=[],
             env={**cli.environment(str(slurm.config)), "SQUEUE_FORMAT": "%j"}, cwd="/", timeout=60,
         )  # fmt: skip
     finally:

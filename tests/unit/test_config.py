@@ -7,6 +7,8 @@ import pytest
 from scd.config import Duration, License, load, render
 from scd.errors import ConfigError
 
+from .test_documented import keys
+
 Write = Callable[[str], Path]
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdA$aGFzaA"
 
@@ -126,6 +128,22 @@ def test_a_mistake_is_named_by_file_key_and_reason(write: Write, text: str, key:
         load(file)
     assert caught.value.message.startswith(f"{file}: {key}: {reason}"), caught.value.message
     assert caught.value.exit_code == 78
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['"x"', "5", "-1.5", "nan", "true", "2026-01-01", "12:00:00", "[]", '["x"]', "[1]", "[[]]", "{}", "{x = 1}"],
+)
+def test_whatever_a_key_is_given_is_taken_or_named(write: Write, value: str) -> None:
+    for table, key in keys():
+        for line in (f"{table}.{key} = {value}\n", f"[[{table}]]\n{key} = {value}\n"):
+            file = write(line)
+            refusal = ""
+            try:
+                load(file)
+            except ConfigError as error:
+                refusal = error.message
+            assert not refusal or refusal.startswith(f"{file}: "), f"{line}: {refusal}"
 
 
 def test_no_toml(write: Write) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scd.model import PREPARE, NodeKey
-from scd.share import Pick, Room, Running, Shares, Waiting
+from scd.share import Pick, Room, Running, Shares, Waiting, no_room
 
 
 class Machine:
@@ -152,6 +152,12 @@ def test_a_group_has_one_room_for_all() -> None:
     picks = Shares().choose(waiting, {}, {"alice": [room], "bob": [room]}, 8, 8)
     assert len(picks) == 3
     assert room.left == 0
+
+
+def test_who_has_no_room_is_told_of_the_first_limit_that_is_reached() -> None:
+    own, group, whole = Room(1, "over yours"), Room(0, "over your group's"), Room(-1, "over everybody's")
+    assert no_room([own, group, whole]) == "over your group's"
+    assert no_room([own]) == no_room([]) == ""
 
 
 def test_a_job_is_prepared_also_over_the_limit_of_running_nodes() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from scd.executors.slurm_words import ending, explains, waiting
-from scd.slurm_cli import ENDED, QueueRow
+from scd.slurm_queue import ENDED, QueueRow
 from scd.states import NodeState
 
 

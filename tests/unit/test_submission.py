@@ -15,7 +15,8 @@ from scd.executors.submission import MARGIN, Stage, Submission
 from scd.launcher import claims
 from scd.model import NodeKey
 from scd.placement import Placement
-from scd.slurm_cli import QueueRow, Verdict
+from scd.slurm_cli import Verdict
+from scd.slurm_queue import QueueRow
 from scd.states import NodeState
 
 NAME = "scd-0123456789abcdef0123456789abcdef-1.1"

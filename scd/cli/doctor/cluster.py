@@ -30,7 +30,8 @@ from ...launcher.requests import Check
 from ...launcher.spec import PROBE, BatchScripts
 from ...placement import Misplaced, check, preparation
 from ...runtimes import Runtimes
-from ...slurm_cli import QueueRow, Verdict
+from ...slurm_cli import Verdict
+from ...slurm_queue import QueueRow, best
 from ...spool import JobDirectory, Spool
 from .apart import findings_of, print_findings
 from .finding import Finding, bad, good, note
@@ -64,6 +65,7 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
             "slurm",
             f"Slurm's controller answers; its partitions are {', '.join(sorted(slurm.partitions)) or 'unknown'}.",
         )
+        yield _limit(slurm, accounts=config.has_accounts)
         try:
             check(preparation(config, "slurm", ""), slurm.partitions, "[slurm]")
         except Misplaced as refusal:
@@ -75,6 +77,21 @@ async def examine(config: Config, file: Path) -> AsyncIterator[Finding]:
         yield await _try(config, file, slurm)
     finally:
         slurm.close()
+
+
+def _limit(slurm: Controller, *, accounts: bool) -> Finding:
+    """``accounts``: of users, who have the batch jobs."""
+    if slurm.site is None:
+        return note("slurm", "Slurm does not say whether it limits requests (rl_enable).",
+                    "try as scd's account: scontrol show config")  # fmt: skip
+    if slurm.site.limit is None:
+        return good("slurm", "Slurm does not limit requests (rl_enable): each node is a batch job of its own.")
+    told = f"Slurm limits an account's requests to {slurm.site.limit} (rl_enable)"
+    together = "nodes that are ready together go as a job array"
+    if not accounts and not slurm.limits(os.geteuid()):
+        return good("slurm", f"{told}, but not those of scd's account, which is SlurmUser; {together}.")
+    each = " for each account" if accounts else ""
+    return good("slurm", f"{told}: scd keeps within that{each}, and {together}.")
 
 
 def _licenses(config: Config, known: frozenset[str]) -> Iterator[Finding]:
@@ -184,7 +201,7 @@ class _Probe:
     async def _row(self, name: str) -> QueueRow | None:
         owner = pwd.getpwnam(self._account).pw_uid if self._account else os.geteuid()
         queue = await self._slurm.queue()
-        return cli.best(row for row in (queue or {}).get(name, ()) if row.user == owner)
+        return best(row for row in (queue or {}).get(name, ()) if row.user == owner)
 
     def _hidden(self, job: str) -> Finding:
         return bad(
