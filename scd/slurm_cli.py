@@ -4,19 +4,23 @@ The facts were measured on Slurm 22.05 and 24.11. Only what both have is used: n
 releases, and no accounting.
 """
 
+import contextlib
 import math
 import os
 import re
+import select
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from .placement import Placement
 
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0
+_ENOUGH = 5.0  # seconds of calls in turn
 
 ARRAY = "-array"  # how the name of a job array ends
 NAME = re.compile(rf"scd-[0-9a-f]{{32}}-[0-9]{{1,9}}\.[0-9]{{1,9}}({ARRAY})?")
@@ -80,22 +84,54 @@ def environment(conf: str) -> dict[str, str]:
 
 
 def call(argv: Sequence[str], env: Mapping[str, str], deadline: float, text: str = "") -> Answer:
-    """Run a command with ``text`` as its input. Blocks; nothing of it is left after the deadline."""
-    try:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, cwd="/",
-            start_new_session=True, text=True, encoding="utf-8", errors="replace",
-        )  # fmt: skip
-    except OSError as error:
-        return Answer(127, "", f"{argv[0]}: {error.strerror}")
-    with process:
+    """Run a command with ``text`` as its input. Blocks; nothing of it is left after the deadline.
+
+    What goes in and comes out lies in memory: that takes half of the time that pipes take, and no child of the command
+    can keep it open.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(os.memfd_create(name), "w+b")) for name in ("in", "out", "err")]
+        files[0].write(text.encode())
+        files[0].seek(0)
         try:
-            out, err = process.communicate(text, deadline)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # also what holds its output open
-            process.communicate()
-            return Answer(None, "", "")
-    return Answer(process.returncode, out, err)
+            process = subprocess.Popen(
+                argv, stdin=files[0], stdout=files[1], stderr=files[2], env=env, cwd="/", start_new_session=True
+            )
+        except OSError as error:
+            return Answer(127, "", f"{argv[0]}: {error.strerror}")
+        in_time = _has_ended(process.pid, deadline)
+        if not in_time:
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
+        out, err = (_read(file) for file in files[1:])
+    return Answer(code, out, err) if in_time else Answer(None, "", "")
+
+
+def _has_ended(pid: int, deadline: float) -> bool:
+    """Whether a child ends within so many seconds."""
+    fd = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(deadline * 1000))
+    finally:
+        os.close(fd)
+
+
+def _read(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def in_turn(calls: Iterable[Callable[[], Answer]]) -> list[Answer]:
+    """Make calls one after the other, and no more of them once one was not answered, or all took long."""
+    answers: list[Answer] = []
+    enough = time.monotonic() + _ENOUGH
+    for ask in calls:
+        answers.append(ask())
+        if answers[-1].code is None or time.monotonic() > enough:
+            break
+    return answers
 
 
 def comment(job_hash: str, node: object, user: str) -> str:

@@ -5,6 +5,7 @@ All of it blocks. Of a launcher LauncherDown may come: nothing was done, and it 
 
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -16,7 +17,7 @@ from ..launcher import claims
 from ..launcher.base import Unanswered, Work
 from ..launcher.gateway import Gateway
 from ..launcher.orders import order
-from ..launcher.requests import MOST_BATCHES, MOST_SUBMISSIONS, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
+from ..launcher.requests import MOST_BATCHES, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
 from ..launcher.spec import PROBE, PROBE_COMMENT, BatchScripts
 from ..placement import Placement
 from ..slurm_cli import Answer
@@ -35,16 +36,16 @@ class Made(NamedTuple):
 
 
 class Batches(Protocol):
-    together: int  # submissions with one call, if they differ in nothing but their nodes
     looks: int  # requests to Slurm that a cancel takes beside its own
 
     def make(self, specs: Sequence[Spec]) -> list[Made]:
         """Make the directories of attempts of one job. Raises OSError, and ShimFailed if that will never be."""
 
     def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
-        """What sbatch answers for each of ``together``, fewer if it did not come to the last.
+        """What sbatch answers for each, MOST_SUBMISSIONS at most, which differ in nothing but their nodes.
 
-        Several in one are elements of an array, which goes alone. Raises ShimFailed if sbatch is never asked.
+        Fewer if it did not come to the last. Several in one are elements of an array, which goes alone. Raises
+        ShimFailed if sbatch is never asked.
         """
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
@@ -66,7 +67,7 @@ def place(spool: Spool, name: str) -> Path:
 class OwnBatches:
     """All of them are scd's own account's."""
 
-    together, looks = 1, 0
+    looks = 0
 
     def __init__(self, config: Slurm, spool: Spool, scripts: BatchScripts):
         self._env = cli.environment(config.conf)
@@ -77,7 +78,7 @@ class OwnBatches:
         return [Made(claims.make(place(self._spool, spec.name)), os.geteuid()) for spec in specs]
 
     def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
-        return [self._submit(parcel) for parcel in parcels]
+        return cli.in_turn(partial(self._submit, parcel) for parcel in parcels)
 
     def _submit(self, specs: Sequence[Spec]) -> Answer:
         spec = specs[0]
@@ -111,7 +112,7 @@ class OwnBatches:
 class AccountBatches:
     """Each is its user's account's, and scd-launcher acts as that."""
 
-    together, looks = MOST_SUBMISSIONS, 2  # since each request costs a process
+    looks = 2
 
     def __init__(self, gateway: Gateway, spool: Spool):
         self._gateway = gateway

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from .. import slurm_cli as cli
 from ..errors import ScdError
 from ..launcher.base import LauncherDown
+from ..launcher.requests import MOST_SUBMISSIONS
 from ..slurm_cli import Verdict
 from ..states import NodeState
 from .base import Spec
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _FULL = 15.0  # before the next try to get into a full queue
 _SPLIT = 4  # into so many goes an array for which there is no room: its parts may find some
+_SOME = 4  # with one call, though more could go at once: a request to scd-launcher costs as much as an sbatch
 _RELAUNCH = 2.0  # before scd-launcher is asked again
 _UNLAUNCHED = "waiting for scd-launcher: it does not answer"
 
@@ -126,14 +128,14 @@ class Outbox:
                 self._wake()
 
     async def _next(self) -> list[Parcel]:
-        """What goes with one call, of the user whose turn it is: as much as leaves every other sender the same."""
+        """What goes with one call, of the user whose turn it is: ever less, so that all senders end together."""
         while True:
             now = time.monotonic()
             for user, tray in self._trays.items():
                 if tray.not_before <= now:
                     del self._trays[user]
-                    share = -(-len(tray.parcels) // self._parallel)
-                    parcels = tray.take(min(share, self._batches.together))
+                    share = max(_SOME, -(-len(tray.parcels) // self._parallel))
+                    parcels = tray.take(min(share, MOST_SUBMISSIONS))
                     if tray.parcels:
                         self._trays[user] = tray
                     for parcel in parcels:

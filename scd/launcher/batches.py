@@ -8,8 +8,8 @@ placement must be one that the launcher's configuration could have led to.
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,6 @@ from .spec import PROBE, PROBE_COMMENT, BatchScripts
 # Files of a batch attempt are the account's, and scd's group reads them.
 _UMASK = 0o027
 _MOST_WORDS = 2000  # characters of what a command says
-_ENOUGH = 30.0  # seconds of one request's submissions: what is left by then is asked for again
 
 
 def carry_out(ground: Ground, request: BatchRequest) -> Any:
@@ -115,15 +114,13 @@ def _submit(ground: Ground, request: Submit) -> list[Answer]:
             name, cli.comment(request.job_hash, what, request.user), None, request.placement, list(orders)
         )
         return [desk.submit(argv, desk.scripts.write_array(work, orders, desk.inodes))]
-    answers: list[Answer] = []
-    enough = time.monotonic() + _ENOUGH
-    for member in request.members:
+
+    def submit(member: Member) -> Answer:
         what = cli.comment(request.job_hash, member.key, request.user)
         argv = cli.sbatch(request.name(member.attempt), what, None, request.placement)
-        answers.append(desk.submit(argv, desk.scripts.write(work, ordered(member), member.attempt, desk.inodes)))
-        if answers[-1].code is None or time.monotonic() > enough:
-            break
-    return answers
+        return desk.submit(argv, desk.scripts.write(work, ordered(member), member.attempt, desk.inodes))
+
+    return cli.in_turn(partial(submit, member) for member in request.members)
 
 
 def _probe(ground: Ground, request: Probe) -> Answer:

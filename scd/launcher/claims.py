@@ -22,9 +22,11 @@ _MODE = 0o750  # less what the caller's umask takes: a group that reads is that 
 
 def make(place: Path) -> bool:
     """Whether it is new: then nothing of this attempt was ever submitted. Raises OSError."""
-    place.parent.mkdir(mode=_MODE, exist_ok=True)
     try:
         place.mkdir(mode=_MODE)
+    except FileNotFoundError:  # its first
+        place.parent.mkdir(mode=_MODE, exist_ok=True)
+        return make(place)
     except FileExistsError:
         return False
     return True

@@ -1,12 +1,14 @@
 """What a shim is told to run: computed from the configuration, never from what a client or a job says."""
 
-import json
 import os
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..config import Config, Runtime
 from ..runtimes import BOOT, PATH, Runtimes, command, job_environment
@@ -67,6 +69,7 @@ class BatchScripts:
         self._config = config
         self._runtimes = runtimes
         self._sandboxes = sandboxes
+        self._spec = lru_cache(16)(self._make_spec)  # which nodes of a job share
 
     def write(self, work: Work, order: Mapping[str, Any], attempt: str, inodes: Mapping[str, int] | None = None) -> str:
         """``attempt`` is the name of its directory. Called as the account that the batch job will have.
@@ -91,7 +94,7 @@ class BatchScripts:
         common = {key: value for key, value in first.items() if key not in own}
         return self._script(chosen, work, inodes, {"spec": spec, "order": common, "elements": elements})
 
-    def _spec(self, work: Work) -> tuple[Runtime, dict[str, Any]]:
+    def _make_spec(self, work: Work) -> tuple[Runtime, dict[str, Any]]:
         chosen, versions = self._runtimes.get(work.runtime)
         sandbox, directory = self._sandbox(chosen.name), work.directory
         runner = command(chosen, "scd.runner.serve")
@@ -130,7 +133,7 @@ class BatchScripts:
         batch = shlex.join([runtime.python, "-I", "-S", str(BOOT), "scd.launcher.batch"])
         return (
             f"#!/bin/sh\nexport PATH={PATH} LANG=C.UTF-8\nexec {batch} <<'END-OF-TASK'\n"
-            f"{json.dumps(task, separators=(',', ':'))}\nEND-OF-TASK\n"
+            f"{msgspec.json.encode(task).decode()}\nEND-OF-TASK\n"
         )
 
 
@@ -142,10 +145,10 @@ def _settings(config: Config, work: Work, sandboxed: bool) -> dict[str, object]:
         "design": work.design,
         "jobname": work.jobname,
         "cache": config.paths.cache,
-        "max_unpacked": config.server.max_unpacked,
+        "max_unpacked": int(config.server.max_unpacked),
         "max_members": config.server.max_members,
         "max_ratio": config.server.max_ratio,
-        "min_free": config.paths.min_free,
+        "min_free": int(config.paths.min_free),
         # Without a sandbox the kernel would count all of the account's.
         "max_processes": config.local.processes if sandboxed else 0,
     }
