@@ -29,7 +29,7 @@ from ..gateway import (
     why_not,
 )  # fmt: skip
 from ..harness import ROOT, Json, run_client, wait_until
-from ..integration.submission import manifest, set_value
+from ..integration.submission import collected, manifest, set_value
 from . import cluster as slurm_cluster
 from .cluster import Cluster
 from .gateway import OnSlurm
@@ -216,6 +216,78 @@ def test_a_link_in_an_accounts_directory_leads_scd_nowhere(gateway: OnSlurm) -> 
 # -- ends, restarts, and what is left
 
 
+WIDTH = 4  # nodes of the flow "workers"
+_RUNS = "id -u >>../../../../../runs"
+
+
+def workers(gateway: OnSlurm, user: str, script: str) -> str:
+    options = (f"script={script}", "threads=1")
+    response = gateway.submit(manifest("workers", *options), collected("workers", *options), **who(user))
+    assert response.status_code == 200, response.text
+    return str(response.json()["job_hash"])
+
+
+def names_in_slurm(gateway: OnSlurm, job_hash: str) -> set[str]:
+    shown = gateway.slurm.output("squeue", "-h", "-r", "-t", "all", "-o", "%i %j %u").splitlines()
+    return {line for line in shown if job_hash in line and f"{job_hash}-0." not in line}
+
+
+def test_nodes_that_are_ready_together_are_submitted_together(gateway: OnSlurm) -> None:
+    """In one request each has a batch job of its own, also where one of them is refused."""
+    called = gateway.everybodys / "called"
+    gateway.replace(
+        "sbatch", f'echo $PPID >>{called}; case "$*" in *node=work/2*) echo "sbatch: error: invalid account" >&2; '
+        'exit 1; esac; exec /usr/bin/sbatch "$@"',
+    )  # fmt: skip
+    try:
+        job_hash = workers(gateway, "alice", _RUNS)
+        assert gateway.finish("alice", job_hash)["status"] == "completed", gateway.logs()
+    finally:
+        gateway.restore("sbatch")
+    rows = gateway.rows("SELECT state, reason FROM nodes WHERE job_hash = ? AND step = 'work' ORDER BY n", job_hash)
+    assert [row["state"] for row in rows] == ["success", "success", "error", "success"]
+    assert rows[2]["reason"] == "Slurm refused it: invalid account"
+    assert (gateway.job_directory(job_hash) / "work" / "runs").read_text() == f"{uid(ALICE)}\n" * (WIDTH - 1)
+    processes = called.read_text().split()
+    assert len(processes) == 1 + WIDTH, "not one sbatch for the preparation and each node"
+    assert len(set(processes)) == 2, "not one request for the preparation, and one for all nodes"
+    assert len(names_in_slurm(gateway, job_hash)) == WIDTH - 1
+
+
+def test_where_requests_are_limited_an_accounts_nodes_are_an_array(
+    gateway: OnSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run as the account, each once; and one cancel ends all of another such array."""
+    limited = "rl_enable,rl_bucket_size=1000,rl_refill_rate=1000"
+    gateway.replace(
+        "scontrol", f'/usr/bin/scontrol "$@" | sed "s/^SlurmctldParameters .*/SlurmctldParameters = {limited}/"'
+    )
+    gateway.stop()
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{gateway.commands}:{os.environ['PATH']}")
+        super(Gateway, gateway).start()
+    try:
+        job_hash = workers(gateway, "alice", _RUNS)
+        assert gateway.finish("alice", job_hash)["status"] == "completed", gateway.logs()
+        assert (gateway.job_directory(job_hash) / "work" / "runs").read_text() == f"{uid(ALICE)}\n" * WIDTH
+        rows = gateway.rows("SELECT * FROM attempts WHERE job_hash = ? AND step = 'work' ORDER BY element", job_hash)
+        array, _, _ = rows[0]["handle"].partition("_")
+        assert names_in_slurm(gateway, job_hash) == {
+            f"{array}_{number} {rows[0]['name']}-array {ALICE}" for number in range(1, WIDTH + 1)
+        }
+        another = workers(gateway, "bob", f"{_RUNS}; sleep 300")
+        wait_until(lambda: gateway.node_state(another) == "running", f"it never ran:\n{gateway.logs()}", _PATIENCE)
+        gateway.cancel("bob", another)
+        assert gateway.finish("bob", another)["status"] == "canceled"
+        wait_until(
+            lambda: not gateway.slurm.output("squeue", "-h", "-u", BOB), "Slurm still has what was cancelled", 60
+        )  # fmt: skip
+    finally:
+        gateway.restore("scontrol")
+        gateway.stop()
+        super(Gateway, gateway).start()
+
+
 def test_a_cancel_ends_what_runs_and_what_waits(gateway: OnSlurm) -> None:
     running = gateway.running("alice", "sleep 300")
     gateway.slurm.output("scontrol", "update", "partitionname=compute", "state=down")
@@ -360,8 +432,8 @@ def ask(gateway: OnSlurm, request: str, **fields: object) -> Json:
 def submission(**changes: object) -> dict[str, object]:
     placement = {"executor": "slurm", **changes.pop("placement", {})}  # type: ignore[dict-item]
     return {
-        "account": ALICE, "attempt": "1.7", "design": "top", "jobname": "job0",
-        "runtime": "default", "user": "alice", "placement": placement, "step": "work", "index": "0", **changes,
+        "account": ALICE, "members": [["1.7", "work", "0", 1]], "design": "top", "jobname": "job0",
+        "runtime": "default", "user": "alice", "placement": placement, **changes,
     }  # fmt: skip
 
 
@@ -379,9 +451,10 @@ def ended(gateway: OnSlurm) -> str:
         ({"account": "root"}, "no user has the account"),
         ({"account": SCD}, "no user has the account"),
         ({"account": BOB}, f"is not {BOB}'s"),
-        ({"attempt": "../1"}, "malformed"),
-        ({"attempt": "1.1/../2.2"}, "malformed"),
-        ({"attempt": "01.1"}, "malformed"),
+        ({"members": [["../1", "work", "0"]]}, "malformed"),
+        ({"members": [["1.1/../2.2", "work", "0"]]}, "malformed"),
+        ({"members": [["01.1", "work", "0"]]}, "malformed"),
+        ({"array": "1.7-array --uid=0"}, "malformed"),
         ({"argv": ["--uid=0"]}, "unknown field"),
         ({"script": "#!/bin/sh"}, "unknown field"),
         ({"placement": {"uid": 0}}, "unknown field"),
@@ -414,10 +487,10 @@ def test_a_submission_that_scd_would_not_make_is_refused(
 
 def test_a_right_submission_is_made_as_the_account(gateway: OnSlurm, ended: str) -> None:
     """So that the refusals above are for their reasons."""
-    assert ask(gateway, "make_place", job_hash=ended, account=ALICE, attempt="1.7") == {"value": True}
-    assert ask(gateway, "make_place", job_hash=ended, account=ALICE, attempt="1.7") == {"value": False}
+    assert ask(gateway, "make_places", job_hash=ended, account=ALICE, attempts=["1.7"]) == {"value": [True]}
+    assert ask(gateway, "make_places", job_hash=ended, account=ALICE, attempts=["1.7"]) == {"value": [False]}
     many = [[f"step{number}", "0", "success"] for number in range(5000)]
-    code, out, err = ask(gateway, "submit", job_hash=ended, **submission(ancestors=many))["value"]
+    ((code, out, err),) = ask(gateway, "submit", job_hash=ended, **submission(ancestors=many))["value"]
     assert (code, err) == (0, "")
     shown = gateway.slurm.output("scontrol", "-o", "show", "job", out.strip())
     assert f"UserId={ALICE}({uid(ALICE)}) GroupId={ALICE}({gid(ALICE)})" in shown
