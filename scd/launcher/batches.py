@@ -30,7 +30,7 @@ from .spec import PROBE, PROBE_COMMENT, BatchScripts
 
 # Files of a batch attempt are the account's, and scd's group reads them.
 _UMASK = 0o027
-_MOST_WORDS = 2000  # characters of what a command says
+_MOST_WORDS = 500  # characters of what a command says: the answers to one request fit into one reply
 
 
 def carry_out(ground: Ground, request: BatchRequest) -> Any:
