@@ -18,7 +18,7 @@ help:
 	@echo "make load    measure polls beside slow connections, a large upload and large manifests (some minutes; LOAD='--help')"
 	@echo "make faults  inject faults into a real daemon and count what comes of it (an hour; FAULTS='--row 1 --times 50')"
 	@echo "make deb     build the Debian package into dist/"
-	@echo "make install-test  install it into a clean system, boot that, upgrade, remove, purge (as root); and pip install"
+	@echo "make install-test  install it into a clean system, boot that, upgrade, purge, run a gateway with Slurm (as root); and pip install"
 	@echo "make clean   remove what these made"
 
 demo: $(VENV)/ready

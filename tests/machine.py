@@ -36,10 +36,22 @@ _MASKED = (
     "systemd-udevd.service", "systemd-update-utmp.service",
 )  # fmt: skip
 
-_BOOT = r"""
+# The file system in memory outlives a reboot: pid 1 of such a namespace is then ended by a SIGHUP of the kernel's.
+_HOLD = r"""
 set -e
 mount -t tmpfs -o mode=755 none "$PLACE"
 mkdir "$PLACE/upper" "$PLACE/work" "$PLACE/root"
+status=129
+while [ $status = 129 ]; do
+    status=0
+    "$@" || status=$?
+    find "$GROUP" -mindepth 1 -depth -type d -exec rmdir {} +
+done
+exit $status
+"""
+
+_BOOT = r"""
+set -e
 mount -t overlay overlay -o "lowerdir=$BELOW,upperdir=$PLACE/upper,workdir=$PLACE/work" "$PLACE/root"
 cd "$PLACE/root"
 mount -t proc proc proc
@@ -57,7 +69,7 @@ ln -s /proc/self/fd dev/fd
 %s
 rm -f etc/machine-id
 mkdir -p etc/systemd/system etc/systemd/system-generators .below
-ln -s /dev/null etc/systemd/system-generators/systemd-sysv-generator
+ln -sf /dev/null etc/systemd/system-generators/systemd-sysv-generator
 for unit in $MASKED; do ln -sf /dev/null "etc/systemd/system/$unit"; done
 : > etc/machine-id
 pivot_root . .below
@@ -117,28 +129,41 @@ class Machine:
         assert self._group is not None
         self._group.mkdir()
         environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PLACE": str(place), "MASKED": " ".join(_MASKED),
-            "SYSTEMD": SYSTEMD or "", "SYSTEM_PYTHON": _SYSTEM_PYTHON, "SOURCE": str(ROOT),
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PLACE": str(place), "GROUP": str(self._group),
+            "MASKED": " ".join(_MASKED), "SYSTEMD": SYSTEMD or "", "SYSTEM_PYTHON": _SYSTEM_PYTHON, "SOURCE": str(ROOT),
             "PACKAGES": sysconfig.get_path("purelib"), "CLIENT": str(ROOT / "tests" / "acceptance" / "client.py"),
             "VERSION": f"python{sys.version_info.major}.{sys.version_info.minor}", **self._environment,
         }  # fmt: skip
         script = f'echo $$ > {shlex.quote(str(self._group / "cgroup.procs"))}; exec "$@"'
         with open(self.directory / "console", "wb") as console:
             self._process = subprocess.Popen(
-                ["sh", "-c", script, "sh", *_UNSHARE, "sh", "-c", _BOOT % self._install],
+                ["sh", "-c", script, "sh", "unshare", "--mount", "sh", "-c", _HOLD, "sh", *_UNSHARE, "sh", "-c",
+                 _BOOT % self._install],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, env=environment, start_new_session=True,
             )  # fmt: skip
         wait_until(self._is_up, "the machine did not boot", 120)
         return self
 
+    def reboot(self) -> None:
+        """In order. What was written stays; what ``install`` does is done again."""
+        before = self._init
+        self.run("systemctl", "reboot", check=False)  # which may be ended before it can tell
+        wait_until(lambda: not Path(f"/proc/{before}").exists(), "the machine did not go down", 120)
+        wait_until(self._is_up, "the machine did not boot again", 120)
+
     def _is_up(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError(f"the machine did not boot:\n{(self.directory / 'console').read_text()}")
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        if not children or "systemd" not in Path(f"/proc/{children[0]}/cmdline").read_text():
+        pid = str(self._process.pid)
+        try:
+            for _ in range(2):
+                pid = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]
+            if "systemd" not in Path(f"/proc/{pid}/cmdline").read_text():
+                return False
+        except (OSError, IndexError):
             return False
-        self._init = int(children[0])
+        self._init = int(pid)
         return self.run("systemctl", "is-active", "multi-user.target", check=False).returncode == 0
 
     def run(
@@ -173,7 +198,9 @@ class Machine:
     def power_off(self) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._init or self._process.pid, signal.SIGKILL)  # pid 1: the kernel ends all of the namespace
+                os.killpg(self._process.pid, signal.SIGKILL)  # else it would boot again
+                if self._init:
+                    os.kill(self._init, signal.SIGKILL)  # pid 1: the kernel ends all of the namespace
             self._process.wait(30)
         if self._group is not None:
             for _ in range(100):

@@ -4,53 +4,24 @@ Each test goes on where the one before it ended.
 """
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from .. import machine
 from ..harness import ROOT, wait_until
 from . import debian
+from .booted import CREDENTIALS, RUNTIME, client, finish, install, listed, node
 
-pytestmark = pytest.mark.skipif(bool(debian.why_not()), reason=debian.why_not())
-
-RUNTIME = "/opt/siliconcompiler"
-CREDENTIALS = {"address": "http://localhost", "port": 8080, "directory_whitelist": []}
 NEW = "9.0.0"
 _LATER = f"{RUNTIME}.later"
-# A SiliconCompiler of the tests, at another place than the configuration says.
+# SiliconCompiler is at another place than the configuration says.
 _INSTALL = f"""
-"$SYSTEM_PYTHON" -m venv --without-pip --symlinks ".{_LATER}"
-mount --bind "$PACKAGES" ".{_LATER}/lib/$VERSION/site-packages"
-cp "$CLIENT" "$OLD" "$NEW" root/
-echo "127.0.0.1 localhost" > etc/hosts
-mkdir -p var/log/journal
+{install(_LATER)}
+cp "$OLD" "$NEW" root/
 """
 _ASK = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8080/healthz').status)"
-
-
-@pytest.fixture(scope="module")
-def package() -> Path:
-    """``SCD_TEST_DEB``, which `make install-test` builds."""
-    if not (named := os.environ.get("SCD_TEST_DEB")):
-        pytest.skip("SCD_TEST_DEB names no package: make install-test")
-    return Path(named)
-
-
-@pytest.fixture(scope="module")
-def tree(package: Path, tmp_path_factory: pytest.TempPathFactory) -> debian.Tree:
-    """Where it was installed as an administrator would: by apt, with what it depends on."""
-    made = debian.Tree(tmp_path_factory.mktemp("clean") / "tree").make()
-    shutil.copy(package, made.place / "root" / "scd.deb")
-    made.run("apt-get", "update", "-qq")
-    made.run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "/root/scd.deb")
-    made.run("apt-get", "install", "-y", "-qq", "--no-install-recommends", "procps")  # for the tests
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -64,38 +35,6 @@ def host(package: Path, tree: debian.Tree, tmp_path_factory: pytest.TempPathFact
     with machine.booted(made):
         made.write("/root/credentials", json.dumps(CREDENTIALS))
         yield made
-
-
-def client(host: machine.Machine, name: str, script: str) -> "subprocess.Popen[str]":
-    """The real client, on that machine."""
-    host.run("mkdir", f"/root/{name}")
-    command = [*host.command(), "HOME=/root", f"{RUNTIME}/bin/python", "/root/client.py", "work", "/root/credentials"]
-    return subprocess.Popen(
-        [*command, f"/root/{name}", f"script={script}", "threads=1"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def finish(host: machine.Machine, name: str, process: "subprocess.Popen[str]") -> None:
-    """Wait for the good end of a client and of all its nodes."""
-    out, _ = process.communicate(timeout=120)
-    found = json.loads(host.run("cat", f"/root/{name}/report.json", check=False).stdout or '{"error": "no report"}')
-    assert found["error"] == "", f"{out}\n{host.journal()}"
-    assert set(found["statuses"].values()) == {"success"}, out
-
-
-def node(host: machine.Machine, mark: str) -> str:
-    """The pid of a node's own program once it runs."""
-
-    def found() -> str:
-        return host.run("pgrep", "-f", f"^sleep {mark}$", check=False).stdout.strip()
-
-    wait_until(found, "the node never ran", 60)
-    return found()
-
-
-def jobs(host: machine.Machine) -> list[dict[str, Any]]:
-    return list(json.loads(host.run("scdctl", "--json", "jobs", "-S", "today").stdout)["jobs"])
 
 
 def version(host: machine.Machine) -> str:
@@ -140,10 +79,10 @@ def test_it_is_compiled_anew_for_another_one(tree: debian.Tree) -> None:
 
 
 def test_it_names_nothing_of_the_machine_that_built_it(tree: debian.Tree) -> None:
-    for listed in tree.run("dpkg", "-L", "scd").stdout.split():
-        file = tree.place / listed.lstrip("/")
+    for name in tree.run("dpkg", "-L", "scd").stdout.split():
+        file = tree.place / name.lstrip("/")
         if file.is_file() and not file.is_symlink():
-            assert str(ROOT).encode() not in file.read_bytes(), f"{listed} names {ROOT}"
+            assert str(ROOT).encode() not in file.read_bytes(), f"{name} names {ROOT}"
 
 
 def test_without_a_runtime_it_says_how_to_make_one(tree: debian.Tree) -> None:
@@ -167,7 +106,7 @@ def test_with_one_it_starts_and_takes_a_job(host: machine.Machine) -> None:
     assert host.run("/usr/bin/python3", "-c", _ASK).stdout == "200\n"
     with client(host, "first", "echo hello") as process:
         finish(host, "first", process)
-    assert [job["status"] for job in jobs(host)] == ["completed"]
+    assert [job["status"] for job in listed(host, "jobs")] == ["completed"]
     findings = json.loads(host.run("scdctl", "--json", "doctor", check=False).stdout)["findings"]
     assert [finding for finding in findings if finding["level"] == "bad"] == []
 
@@ -187,7 +126,7 @@ def test_an_upgrade_restarts_it_under_a_running_job(host: machine.Machine) -> No
         assert host.show("scd-launcher.service", "ActiveState") == "inactive", "nobody asked for it"
         host.run("kill", pid)  # it has slept enough
         finish(host, "upgraded", process)
-    assert [job["status"] for job in jobs(host)] == ["completed", "completed"]
+    assert [job["status"] for job in listed(host, "jobs")] == ["completed", "completed"]
     assert host.run("tail", "-1", "/etc/scd/scd.toml").stdout == "#mine\n", "the administrator's own lines are gone"
     assert "What is new" in host.run("cat", "/etc/scd/scd.toml.dpkg-dist").stdout
     assert modes(host, "/etc/scd/scd.toml", "/var/lib/scd") == ["640 root scd", "711 scd scd"]
@@ -205,7 +144,9 @@ def test_the_way_back(host: machine.Machine) -> None:
     host.run("scdctl", "restore", f"/var/lib/scd/scd.db.schema-{schema}")
     host.systemctl("reset-failed", "scd")
     host.systemctl("start", "scd.socket", "scd")
-    assert [job["status"] for job in jobs(host)] == ["completed", "completed"], "those from before the upgrade"
+    assert [job["status"] for job in listed(host, "jobs")] == ["completed", "completed"], (
+        "those from before the upgrade"
+    )
     assert "belongs to no job" in host.run("scdctl", "check", check=False).stdout
     host.run("scdctl", "check", "--fix")
     with client(host, "back", "true") as process:
@@ -237,7 +178,7 @@ def test_installed_again_it_finds_them_and_starts_by_itself(host: machine.Machin
     assert host.show("scd.service", "ActiveState") == "active", done.stdout + done.stderr + host.journal()
     assert host.show("scd.socket", "ActiveState") == "active"
     states = {"completed", "failed"}  # the job that the removal ended has failed
-    wait_until(lambda: {job["status"] for job in jobs(host)} == states, f"{jobs(host)}", 60)
+    wait_until(lambda: {job["status"] for job in listed(host, "jobs")} == states, f"{listed(host, 'jobs')}", 60)
 
 
 def test_where_it_never_ran_a_purge_leaves_nothing(host: machine.Machine) -> None:
