@@ -24,11 +24,11 @@ help:
 demo: $(VENV)/ready
 	@$(BIN)/scd-demo
 
-# Both mostly wait for processes: `make -j2 -Otarget test` runs them side by side.
-test: test-local test-slurm
+# They mostly wait for processes: `make -j3 -Otarget test` runs them side by side.
+test: test-fast test-local test-slurm
 
 test-local: $(VENV)/ready $(OLDEST)/ready
-	@SCD_TEST_OLDEST=$(abspath $(OLDEST)/bin/python) $(BIN)/python -m pytest --ignore tests/slurm
+	@SCD_TEST_OLDEST=$(abspath $(OLDEST)/bin/python) $(BIN)/python -m pytest tests/security tests/integration tests/acceptance
 
 test-slurm: $(VENV)/ready
 	@$(BIN)/python -m pytest tests/slurm
