@@ -65,6 +65,7 @@ class Outbox:
         self._filled = asyncio.Event()
         self._open: dict[str, Parcel] = {}  # by their array's name: those that are still to be taken up
         self._unsent = 0  # parcels
+        self._idle = 0  # senders
         self.news = False  # something is known that nobody was woken for
 
     def put(self, known: Submission) -> None:
@@ -128,13 +129,15 @@ class Outbox:
                 self._wake()
 
     async def _next(self) -> list[Parcel]:
-        """What goes with one call, of the user whose turn it is: ever less, so that all senders end together."""
+        """What goes with one call, of the user whose turn it is: those who have nothing to do share it."""
+        self._idle += 1
         while True:
             now = time.monotonic()
             for user, tray in self._trays.items():
                 if tray.not_before <= now:
                     del self._trays[user]
-                    share = max(_SOME, -(-len(tray.parcels) // self._parallel))
+                    share = max(_SOME, -(-len(tray.parcels) // self._idle))
+                    self._idle -= 1
                     parcels = tray.take(min(share, MOST_SUBMISSIONS))
                     if tray.parcels:
                         self._trays[user] = tray
