@@ -9,11 +9,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from itertools import islice, takewhile
 
 from .. import slurm_cli as cli
 from ..errors import ScdError
 from ..launcher.base import LauncherDown
-from ..launcher.requests import MOST_SUBMISSIONS
+from ..launcher.requests import MOST_BATCHES, MOST_SUBMISSIONS
 from ..slurm_cli import Verdict
 from ..states import NodeState
 from .base import Spec
@@ -38,14 +39,17 @@ class Tray:
     def __init__(self) -> None:
         self.parcels: deque[Parcel] = deque()
         self.not_before = 0.0
+        self.making = asyncio.Lock()  # of directories
 
     def take(self, most: int) -> list[Parcel]:
         """The first, and those after it that can go with the same call."""
-        taken = [self.parcels.popleft()]
-        first = taken[0][0].spec
-        while len(taken) < most and self.parcels and _are_alike(first, self.parcels[0][0].spec):
-            taken.append(self.parcels.popleft())
-        return taken
+        first = self.parcels.popleft()
+        return [first, *(self.parcels.popleft() for _ in self.like(first, most - 1))]
+
+    def like(self, first: Parcel, most: int) -> list[Parcel]:
+        """Those that come next, as far as they could go with ``first``."""
+        alike = takewhile(lambda parcel: _are_alike(first[0].spec, parcel[0].spec), self.parcels)
+        return list(islice(alike, most))
 
 
 class Outbox:
@@ -105,9 +109,10 @@ class Outbox:
     async def _serve(self) -> None:
         """One call after the other."""
         while True:
-            parcels = await self._next()
+            tray, parcels = await self._next()
             count = len(parcels)
             try:
+                await self._make(tray, parcels)
                 await self._submit(parcels)
             except LauncherDown:
                 for parcel in map(_unsent, parcels):
@@ -128,7 +133,7 @@ class Outbox:
                 self.news = False
                 self._wake()
 
-    async def _next(self) -> list[Parcel]:
+    async def _next(self) -> tuple[Tray, list[Parcel]]:
         """What goes with one call, of the user whose turn it is: those who have nothing to do share it."""
         self._idle += 1
         while True:
@@ -143,7 +148,7 @@ class Outbox:
                         self._trays[user] = tray
                     for parcel in parcels:
                         self._open.pop(parcel[0].spec.array, None)
-                    return parcels
+                    return tray, parcels
             self._filled.clear()
             pause = min((tray.not_before - now for tray in self._trays.values()), default=None)
             with contextlib.suppress(TimeoutError):
@@ -157,7 +162,6 @@ class Outbox:
 
     async def _submit(self, parcels: list[Parcel]) -> None:
         """``parcels`` are those that it is about at the end: without those that were put back."""
-        await self._make(parcels)
         await self._slurm.reachable.wait()
         parcels[:] = [parcel for parcel in map(_wanted, parcels) if parcel]  # the watch ends others
         if not parcels:
@@ -194,17 +198,19 @@ class Outbox:
             if verdict is Verdict.LATER:
                 self._put_off(parcel)
 
-    async def _make(self, parcels: list[Parcel]) -> None:
-        """The directories of those that have none yet."""
-        fresh = [known for parcel in parcels for known in parcel if known.fresh]
-        if not fresh:
-            return
-        made = await self._slurm.do(self._batches.make, [known.spec for known in fresh])
-        for known, (new, owner) in zip(fresh, made, strict=True):
-            known.owner, known.fresh = owner, False
-            if not new:  # an earlier daemon may have submitted it
-                known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
-                self._hurry()
+    async def _make(self, tray: Tray, parcels: list[Parcel]) -> None:
+        """The directories of those that have none yet, and of what comes next: together that costs little."""
+        async with tray.making:
+            ahead = tray.like(parcels[0], MOST_BATCHES - len(parcels))
+            fresh = [known for parcel in (*parcels, *ahead) for known in parcel if known.fresh]
+            if not any(known.fresh for parcel in parcels for known in parcel):
+                return
+            made = await self._slurm.do(self._batches.make, [known.spec for known in fresh])
+            for known, (new, owner) in zip(fresh, made, strict=True):
+                known.owner, known.fresh = owner, False
+                if not new:  # an earlier daemon may have submitted it
+                    known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
+                    self._hurry()
 
     def _put_off(self, parcel: Parcel) -> None:
         """There was no room for it."""

@@ -37,10 +37,15 @@ class Batches:
 
     def __init__(self, answer: Callable[[Sequence[Sequence[Spec]]], list[Answer]]):
         self.calls: list[Sequence[Sequence[Spec]]] = []
+        self.made: list[str] = []
+        self.makes = 0
         self._answer = answer
         self._lock = threading.Lock()
 
     def make(self, specs: Sequence[Spec]) -> list[Made]:
+        self.makes += 1
+        self.made += [spec.name for spec in specs]
+        time.sleep(0.01)
         return [Made(True, UIDS[spec.user]) for spec in specs]
 
     def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
@@ -115,6 +120,8 @@ async def test_each_is_submitted_once_in_few_calls() -> None:
         await until(lambda: all_submitted(mine), "not all were submitted")
     sent = [spec.name for call in batches.calls for parcel in call for spec in parcel]
     assert sorted(sent) == sorted(known.name for known in mine)
+    assert sorted(batches.made) == sorted(sent), "not one directory was made for each"
+    assert batches.makes == 1
     assert max(len(call) for call in batches.calls) <= MOST_SUBMISSIONS
     assert len(batches.calls) < 10
 
