@@ -127,7 +127,8 @@ class AccountBatches:
         for part in _parts([place(self._spool, spec.name).name for spec in specs]):
             found = self._gateway.ask(MakePlaces(first.job_hash, account, tuple(part)))
             new += msgspec.convert(found, list[bool])
-        return [Made(one, control.lstat().st_uid) for one in new]
+        owner = control.lstat().st_uid
+        return [Made(one, owner) for one in new]
 
     def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
         specs = [spec for parcel in parcels for spec in parcel]

@@ -201,10 +201,10 @@ class Outbox:
     async def _make(self, tray: Tray, parcels: list[Parcel]) -> None:
         """The directories of those that have none yet, and of what comes next: together that costs little."""
         async with tray.making:
-            ahead = tray.like(parcels[0], MOST_BATCHES - len(parcels))
-            fresh = [known for parcel in (*parcels, *ahead) for known in parcel if known.fresh]
             if not any(known.fresh for parcel in parcels for known in parcel):
                 return
+            ahead = tray.like(parcels[0], MOST_BATCHES - len(parcels))
+            fresh = [known for parcel in (*parcels, *ahead) for known in parcel if known.fresh]
             made = await self._slurm.do(self._batches.make, [known.spec for known in fresh])
             for known, (new, owner) in zip(fresh, made, strict=True):
                 known.owner, known.fresh = owner, False

@@ -11,6 +11,7 @@ import msgspec
 from ..config import ACCOUNT
 from ..model import NodeKey, attempt_name
 from ..placement import Placement
+from ..slurm_cli import JOB_ID
 from ..states import NodeState
 
 MOST_BYTES = 2**18  # of a message, which a socket must be told to hold: BUFFER
@@ -19,7 +20,6 @@ MOST_PIDS = 256
 MOST_BATCHES = 500  # attempts, or ids of Slurm's, in one request
 MOST_SUBMISSIONS = 32  # by one request: sbatch is called that often, one after the other
 _ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.[1-9][0-9]{0,8}")
-_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?")
 _MOST_GENERATION = 10**9
 _MOST_ELEMENT = 10**6
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -203,7 +203,7 @@ class Cancel(Request, frozen=True, tag="cancel"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _all_fit("ids", self.ids, _ID)
+        _all_fit("ids", self.ids, JOB_ID)
 
 
 class Probe(Request, frozen=True, tag="probe"):
