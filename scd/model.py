@@ -152,9 +152,14 @@ def attempt_name(job_hash: str, n: int, attempt: int) -> str:
     return f"scd-{job_hash}-{n}.{attempt}"
 
 
+def attempt_number(name: str) -> str:
+    """``<n>.<attempt>`` of an attempt's name: what its own files and directories are called."""
+    return name.rpartition("-")[2]
+
+
 def number_in(name: str) -> int:
     """The ``n`` of an attempt's name."""
-    return int(name.rpartition("-")[2].partition(".")[0])
+    return int(attempt_number(name).partition(".")[0])
 
 
 class Event(msgspec.Struct, frozen=True):

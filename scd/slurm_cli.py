@@ -1,26 +1,20 @@
-"""Slurm's commands: their arguments, and what their answers say. Pure, but for ``call``.
+"""Slurm's commands: their arguments, and what their answers say. Pure: ``slurm_calls`` runs them.
 
 The facts were measured on Slurm 22.05 and 24.11. Only what both have is used: no JSON, whose layout changes between
 releases, and no accounting.
 """
 
-import contextlib
 import math
 import os
 import re
-import select
-import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from enum import Enum
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from .placement import Placement
 
 SUBMIT_DEADLINE = 150.0  # sbatch itself tries for 120 s to get into a full queue
 QUERY_DEADLINE = 30.0
-_ENOUGH = 5.0  # seconds of calls in turn
 
 ARRAY = "-array"  # how the name of a job array ends
 NAME = re.compile(rf"scd-[0-9a-f]{{32}}-[0-9]{{1,9}}\.[0-9]{{1,9}}({ARRAY})?")
@@ -81,57 +75,6 @@ def environment(conf: str) -> dict[str, str]:
     if conf := conf or os.environ.get("SLURM_CONF", ""):
         found["SLURM_CONF"] = conf
     return found
-
-
-def call(argv: Sequence[str], env: Mapping[str, str], deadline: float, text: str = "") -> Answer:
-    """Run a command with ``text`` as its input. Blocks; nothing of it is left after the deadline.
-
-    What goes in and comes out lies in memory: that takes half of the time that pipes take, and no child of the command
-    can keep it open.
-    """
-    with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(os.memfd_create(name), "w+b")) for name in ("in", "out", "err")]
-        files[0].write(text.encode())
-        files[0].seek(0)
-        try:
-            process = subprocess.Popen(
-                argv, stdin=files[0], stdout=files[1], stderr=files[2], env=env, cwd="/", start_new_session=True
-            )
-        except OSError as error:
-            return Answer(127, "", f"{argv[0]}: {error.strerror}")
-        in_time = _has_ended(process.pid, deadline)
-        if not in_time:
-            os.killpg(process.pid, signal.SIGKILL)
-        code = process.wait()
-        out, err = (_read(file) for file in files[1:])
-    return Answer(code, out, err) if in_time else Answer(None, "", "")
-
-
-def _has_ended(pid: int, deadline: float) -> bool:
-    """Whether a child ends within so many seconds."""
-    fd = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        return bool(poll.poll(deadline * 1000))
-    finally:
-        os.close(fd)
-
-
-def _read(file: BinaryIO) -> str:
-    file.seek(0)
-    return file.read().decode(errors="replace")
-
-
-def in_turn(calls: Iterable[Callable[[], Answer]]) -> list[Answer]:
-    """Make calls one after the other, and no more of them once one was not answered, or all took long."""
-    answers: list[Answer] = []
-    enough = time.monotonic() + _ENOUGH
-    for ask in calls:
-        answers.append(ask())
-        if answers[-1].code is None or time.monotonic() > enough:
-            break
-    return answers
 
 
 def comment(job_hash: str, node: object, user: str) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from .slurm_cli import ARRAY, JOB_ID, NAME, QUERY_DEADLINE, Answer, call, element_name
+from .slurm_calls import call
+from .slurm_cli import ARRAY, JOB_ID, NAME, QUERY_DEADLINE, Answer, element_name
 
 _FIELDS = "%i|%U|%T|%S|%e|%N|%j|%r"  # the reason last: it may hold anything
 _WAITING = re.compile(r"([0-9]{1,18})_\[([0-9,:-]+)(?:%[0-9]+)?\]")  # elements: 12_[1-5,8%2], 12_[0-12:4]

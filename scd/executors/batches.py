@@ -5,7 +5,6 @@ All of it blocks. Of a launcher LauncherDown may come: nothing was done, and it 
 
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -13,13 +12,14 @@ import msgspec
 
 from .. import slurm_cli as cli
 from ..config import Slurm
-from ..launcher import claims
+from ..launcher import claims, sbatch
 from ..launcher.base import Unanswered, Work
 from ..launcher.gateway import Gateway
-from ..launcher.orders import order
 from ..launcher.requests import MOST_BATCHES, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
 from ..launcher.spec import PROBE, PROBE_COMMENT, BatchScripts
+from ..model import attempt_number
 from ..placement import Placement
+from ..slurm_calls import Command, call, calls
 from ..slurm_cli import Answer
 from ..spool import JobDirectory, Spool
 from ..states import NodeState
@@ -41,11 +41,11 @@ class Batches(Protocol):
     def make(self, specs: Sequence[Spec]) -> list[Made]:
         """Make the directories of attempts of one job. Raises OSError, and ShimFailed if that will never be."""
 
-    def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
+    def submit(self, parcels: Sequence[Sequence[Spec]], at_once: int) -> list[Answer]:
         """What sbatch answers for each, MOST_SUBMISSIONS at most, which differ in nothing but their nodes.
 
-        Fewer if it did not come to the last. Several in one are elements of an array, which goes alone. Raises
-        ShimFailed if sbatch is never asked.
+        It is called for so many at once. Fewer answers if it did not come to the last. Several in one parcel are
+        elements of an array, which goes alone. Raises ShimFailed if sbatch is never asked.
         """
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
@@ -60,8 +60,8 @@ class Batches(Protocol):
 
 def place(spool: Spool, name: str) -> Path:
     """The directory of an attempt."""
-    job_hash, attempt = name.removeprefix("scd-").split("-")
-    return spool.job(job_hash).control / claims.SLURM / attempt
+    job_hash = name.removeprefix("scd-").partition("-")[0]
+    return spool.job(job_hash).control / claims.SLURM / attempt_number(name)
 
 
 class OwnBatches:
@@ -77,36 +77,30 @@ class OwnBatches:
     def make(self, specs: Sequence[Spec]) -> list[Made]:
         return [Made(claims.make(place(self._spool, spec.name)), os.geteuid()) for spec in specs]
 
-    def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
-        return cli.in_turn(partial(self._submit, parcel) for parcel in parcels)
+    def submit(self, parcels: Sequence[Sequence[Spec]], at_once: int) -> list[Answer]:
+        return calls(map(self._command, parcels), self._env, cli.SUBMIT_DEADLINE, at_once)
 
-    def _submit(self, specs: Sequence[Spec]) -> Answer:
+    def _command(self, specs: Sequence[Spec]) -> Command:
         spec = specs[0]
-        directory, there = self._spool.job(spec.job_hash), place(self._spool, spec.name)
+        directory = self._spool.job(spec.job_hash)
         work = Work(directory, spec.job_hash, spec.design, spec.jobname, spec.runtime, spec.user)
-        if not spec.array:
-            script = self._scripts.write(work, order(spec, directory), there.name)
-            argv = cli.sbatch(spec.name, cli.comment(spec.job_hash, spec.key, spec.user), str(there), spec.placement)
-        else:
-            orders = {spec.element: (place(self._spool, spec.name).name, order(spec, directory)) for spec in specs}
-            script = self._scripts.write_array(work, orders)
-            what = cli.comment(spec.job_hash, f"{spec.key} and others", spec.user)
-            argv = cli.sbatch(spec.array, what, None, spec.placement, list(orders))
-        return cli.call(argv, self._env, cli.SUBMIT_DEADLINE, script)
+        if spec.array:
+            return sbatch.array(self._scripts, work, spec.placement, spec.array, specs)
+        return sbatch.alone(self._scripts, work, spec.placement, spec)
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:  # noqa: ARG002
         return [claims.give_up(place(self._spool, name), state, reason) for name in names]
 
     def cancel(self, user: str, ids: Sequence[str], *, pending: bool = False, gently: bool = False) -> None:  # noqa: ARG002
         for part in _parts(ids):
-            cli.call(cli.scancel(part, pending=pending, gently=gently), self._env, cli.QUERY_DEADLINE)
+            call(cli.scancel(part, pending=pending, gently=gently), self._env, cli.QUERY_DEADLINE)
 
     def probe(self, user: str, staged: JobDirectory, placement: Placement) -> Answer:  # noqa: ARG002
         name, there = cli.probe_name(staged.path.name), staged.control / claims.SLURM / PROBE
         claims.make(there)
         script = self._scripts.probe(Work(staged, "", "", "", "", ""))
         argv = cli.sbatch(name, PROBE_COMMENT, str(there), placement)
-        return cli.call(argv, self._env, cli.SUBMIT_DEADLINE, script)
+        return call(argv, self._env, cli.SUBMIT_DEADLINE, script)
 
 
 class AccountBatches:
@@ -124,13 +118,13 @@ class AccountBatches:
             self._gateway.adopt(first.job_hash, first.user)
         account, control = self._gateway.account_of(first.user), self._spool.job(first.job_hash).control
         new: list[bool] = []
-        for part in _parts([place(self._spool, spec.name).name for spec in specs]):
+        for part in _parts([attempt_number(spec.name) for spec in specs]):
             found = self._gateway.ask(MakePlaces(first.job_hash, account, tuple(part)))
             new += msgspec.convert(found, list[bool])
         owner = control.lstat().st_uid
         return [Made(one, owner) for one in new]
 
-    def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
+    def submit(self, parcels: Sequence[Sequence[Spec]], at_once: int) -> list[Answer]:
         specs = [spec for parcel in parcels for spec in parcel]
         first = specs[0]
         request = Submit(
@@ -138,7 +132,7 @@ class AccountBatches:
             members=tuple(self._member(spec) for spec in specs), design=first.design, jobname=first.jobname,
             runtime=first.runtime, user=first.user, placement=first.placement, generation=first.generation,
             unpack=first.unpack, rebuilt=first.rebuilt, ancestors=first.ancestors,
-            array=place(self._spool, cli.first_of(first.array)).name if first.array else "",
+            array=attempt_number(cli.first_of(first.array)), at_once=at_once,
         )  # fmt: skip
         try:
             return msgspec.convert(self._gateway.ask(request), list[Answer])
@@ -147,14 +141,14 @@ class AccountBatches:
 
     def _member(self, spec: Spec) -> Member:
         step, index = (spec.key.step, spec.key.index) if spec.key else ("", "")
-        return Member(place(self._spool, spec.name).name, step, index, spec.element)
+        return Member(attempt_number(spec.name), step, index, spec.element)
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
         found: list[bool] = []
         # The launcher takes no more, and a reason may hold what a tool, or a person, said.
         reason = reason.replace("\0", " ")[:_MOST_REASON]
         for part in _parts(names):
-            attempts = tuple(place(self._spool, name).name for name in part)
+            attempts = tuple(map(attempt_number, part))
             found += msgspec.convert(self._gateway.ask(GiveUp(job_hash, attempts, state, reason)), list[bool])
         return found
 

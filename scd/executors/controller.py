@@ -11,6 +11,7 @@ from typing import TypeVar
 from .. import slurm_cli as cli
 from ..config import Slurm
 from ..placement import Partition
+from ..slurm_calls import call
 from ..slurm_cli import Answer
 from ..slurm_partitions import partitions, sinfo
 from ..slurm_queue import squeue
@@ -101,7 +102,7 @@ class Controller:
     async def ask(self, argv: Sequence[str]) -> Answer:
         if (bucket := self._bucket(os.geteuid())) is not None:
             await bucket.wait(cli.requests(argv))
-        return await self.do(cli.call, argv, self._env, cli.QUERY_DEADLINE)
+        return await self.do(call, argv, self._env, cli.QUERY_DEADLINE)
 
     async def queue(self) -> Queue | None:
         """All that Slurm has with names of ours, in one look; None if it did not answer: then nothing is known."""

@@ -8,13 +8,12 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
-from itertools import islice, takewhile
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 
 from .. import slurm_cli as cli
 from ..errors import ScdError
 from ..launcher.base import LauncherDown
-from ..launcher.requests import MOST_BATCHES, MOST_SUBMISSIONS
+from ..launcher.requests import MOST_SUBMISSIONS
 from ..slurm_cli import Verdict
 from ..states import NodeState
 from .base import Spec
@@ -26,7 +25,6 @@ log = logging.getLogger(__name__)
 
 _FULL = 15.0  # before the next try to get into a full queue
 _SPLIT = 4  # into so many goes an array for which there is no room: its parts may find some
-_SOME = 4  # with one call, though more could go at once: a request to scd-launcher costs as much as an sbatch
 _RELAUNCH = 2.0  # before scd-launcher is asked again
 _UNLAUNCHED = "waiting for scd-launcher: it does not answer"
 
@@ -39,37 +37,33 @@ class Tray:
     def __init__(self) -> None:
         self.parcels: deque[Parcel] = deque()
         self.not_before = 0.0
-        self.making = asyncio.Lock()  # of directories
 
     def take(self, most: int) -> list[Parcel]:
-        """The first, and those after it that can go with the same call."""
-        first = self.parcels.popleft()
-        return [first, *(self.parcels.popleft() for _ in self.like(first, most - 1))]
-
-    def like(self, first: Parcel, most: int) -> list[Parcel]:
-        """Those that come next, as far as they could go with ``first``."""
-        alike = takewhile(lambda parcel: _are_alike(first[0].spec, parcel[0].spec), self.parcels)
-        return list(islice(alike, most))
+        """The first, and those after it that can go with it."""
+        taken = [self.parcels.popleft()]
+        while self.parcels and len(taken) < most and _are_alike(taken[0][0].spec, self.parcels[0][0].spec):
+            taken.append(self.parcels.popleft())
+        return taken
 
 
 class Outbox:
     def __init__(
         self, slurm: Controller, batches: Batches, parallel: int, hurry: Callable[[], None], wake: Callable[[], None]
     ) -> None:
-        """``parallel`` calls of sbatch at once.
+        """sbatch is called ``parallel`` times at once, for half of them by one round: while it begins, another works.
 
         ``hurry`` is called when something is about to change in Slurm's queue, ``wake`` when something is known.
         """
         self._slurm = slurm
         self._batches = batches
-        self._parallel = parallel
+        self._parallel = self._free = parallel
+        self._most = -(-parallel // 2)
         self._hurry = hurry
         self._wake = wake
         self._trays: dict[str, Tray] = {}  # by user, none of them empty: whoever's turn it is comes first
-        self._filled = asyncio.Event()
+        self._stirred = asyncio.Event()
         self._open: dict[str, Parcel] = {}  # by their array's name: those that are still to be taken up
         self._unsent = 0  # parcels
-        self._idle = 0  # senders
         self.news = False  # something is known that nobody was woken for
 
     def put(self, known: Submission) -> None:
@@ -86,7 +80,7 @@ class Outbox:
     def _put(self, parcel: Parcel) -> None:
         self._tray(parcel).parcels.append(parcel)
         self._unsent += 1
-        self._filled.set()
+        self._stirred.set()
 
     def _put_later(self, parcel: Parcel, after: float) -> None:
         if parcel:
@@ -98,7 +92,7 @@ class Outbox:
         tray.parcels.extendleft(reversed(parcels))
         tray.not_before = time.monotonic() + pause
         self._unsent += len(parcels)
-        self._filled.set()
+        self._stirred.set()
 
     def _tray(self, parcel: Parcel) -> Tray:
         return self._trays.setdefault(parcel[0].spec.user, Tray())
@@ -107,13 +101,13 @@ class Outbox:
         return (self._serve() for _ in range(self._parallel))
 
     async def _serve(self) -> None:
-        """One call after the other."""
+        """One round after the other."""
         while True:
-            tray, parcels = await self._next()
+            parcels, at_once = await self._next()
             count = len(parcels)
             try:
-                await self._make(tray, parcels)
-                await self._submit(parcels)
+                await self._make(parcels)
+                await self._submit(parcels, at_once)
             except LauncherDown:
                 for parcel in map(_unsent, parcels):
                     for known in parcel:
@@ -128,31 +122,34 @@ class Outbox:
                 self._fail(parcels, "it cannot be submitted; scd's log says why")
             finally:
                 self._unsent -= count
+                self._free += at_once
+                self._stirred.set()
             # The last of many is told at once, others with the next look: a turn of the scheduler for each costs more.
             if self.news and not self._unsent:
                 self.news = False
                 self._wake()
 
-    async def _next(self) -> tuple[Tray, list[Parcel]]:
-        """What goes with one call, of the user whose turn it is: those who have nothing to do share it."""
-        self._idle += 1
+    async def _next(self) -> tuple[list[Parcel], int]:
+        """What goes with one round, of the user whose turn it is, and how often sbatch is called at once for it."""
         while True:
             now = time.monotonic()
-            for user, tray in self._trays.items():
-                if tray.not_before <= now:
-                    del self._trays[user]
-                    share = max(_SOME, -(-len(tray.parcels) // self._idle))
-                    self._idle -= 1
-                    parcels = tray.take(min(share, MOST_SUBMISSIONS))
-                    if tray.parcels:
-                        self._trays[user] = tray
-                    for parcel in parcels:
-                        self._open.pop(parcel[0].spec.array, None)
-                    return tray, parcels
-            self._filled.clear()
-            pause = min((tray.not_before - now for tray in self._trays.values()), default=None)
+            ready = [user for user, tray in self._trays.items() if tray.not_before <= now]
+            if ready and self._free:
+                tray = self._trays.pop(ready[0])
+                rounds = -(-self._free // self._most)  # that can begin now: they share it
+                share = max(self._most, -(-len(tray.parcels) // rounds))
+                parcels = tray.take(min(share, MOST_SUBMISSIONS))
+                if tray.parcels:
+                    self._trays[ready[0]] = tray
+                for parcel in parcels:
+                    self._open.pop(parcel[0].spec.array, None)
+                at_once = min(self._free, self._most, len(parcels))
+                self._free -= at_once
+                return parcels, at_once
+            self._stirred.clear()
+            pause = None if ready else min((tray.not_before - now for tray in self._trays.values()), default=None)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._filled.wait(), pause)
+                await asyncio.wait_for(self._stirred.wait(), pause)
 
     def _fail(self, parcels: list[Parcel], reason: str) -> None:
         for parcel in parcels:
@@ -160,7 +157,7 @@ class Outbox:
                 known.end(NodeState.ERROR, reason)
         self._wake()
 
-    async def _submit(self, parcels: list[Parcel]) -> None:
+    async def _submit(self, parcels: list[Parcel], at_once: int) -> None:
         """``parcels`` are those that it is about at the end: without those that were put back."""
         await self._slurm.reachable.wait()
         parcels[:] = [parcel for parcel in map(_wanted, parcels) if parcel]  # the watch ends others
@@ -177,7 +174,8 @@ class Outbox:
             for known in parcel:
                 known.stage = Stage.SENDING
         self._hurry()  # it may be in the queue, and over, while sbatch still has not answered
-        answers = await self._slurm.do(self._batches.submit, [[known.spec for known in parcel] for parcel in parcels])
+        specs = [[known.spec for known in parcel] for parcel in parcels]
+        answers = await self._slurm.do(self._batches.submit, specs, at_once)
         self._take_answers(parcels, [cli.submitted(answer) for answer in answers])
         self.news = True
         self._hurry()
@@ -198,19 +196,16 @@ class Outbox:
             if verdict is Verdict.LATER:
                 self._put_off(parcel)
 
-    async def _make(self, tray: Tray, parcels: list[Parcel]) -> None:
-        """The directories of those that have none yet, and of what comes next: together that costs little."""
-        async with tray.making:
-            if not any(known.fresh for parcel in parcels for known in parcel):
-                return
-            ahead = tray.like(parcels[0], MOST_BATCHES - len(parcels))
-            fresh = [known for parcel in (*parcels, *ahead) for known in parcel if known.fresh]
-            made = await self._slurm.do(self._batches.make, [known.spec for known in fresh])
-            for known, (new, owner) in zip(fresh, made, strict=True):
-                known.owner, known.fresh = owner, False
-                if not new:  # an earlier daemon may have submitted it
-                    known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
-                    self._hurry()
+    async def _make(self, parcels: Sequence[Parcel]) -> None:
+        """The directories of those that have none yet."""
+        if not (fresh := [known for parcel in parcels for known in parcel if known.fresh]):
+            return
+        made = await self._slurm.do(self._batches.make, [known.spec for known in fresh])
+        for known, (new, owner) in zip(fresh, made, strict=True):
+            known.owner, known.fresh = owner, False
+            if not new:  # an earlier daemon may have submitted it
+                known.stage = Stage.SUBMITTED if known.seen.handle else Stage.UNCERTAIN
+                self._hurry()
 
     def _put_off(self, parcel: Parcel) -> None:
         """There was no room for it."""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 from .. import slurm_cli as cli
+from ..slurm_calls import call
 from ..slurm_queue import rows
 from .readers import NoAnswer, Queue, Reader, Squeue
 
@@ -159,7 +160,7 @@ def choose(env: Mapping[str, str]) -> Choice:
     squeue = Squeue(env)
     if importlib.util.find_spec("pyslurm") is None:
         return Choice(squeue, "squeue reads Slurm's queue; pyslurm is not installed.")
-    told = cli.call(cli.version(), env, cli.QUERY_DEADLINE)
+    told = call(cli.version(), env, cli.QUERY_DEADLINE)
     if told.code != 0 or (slurm := cli.release(told.out)) is None:
         return Choice(squeue, f"squeue reads Slurm's queue; Slurm does not tell its version: {told.words}", False)
     pyslurm = Pyslurm(env)

@@ -8,8 +8,7 @@ placement must be one that the launcher's configuration could have led to.
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,20 +16,20 @@ from .. import slurm_cli as cli
 from ..config import Slurm
 from ..model import NodeKey
 from ..placement import Misplaced, preparation, vouch
+from ..slurm_calls import Command, call, calls
 from ..slurm_cli import Answer
 from ..slurm_queue import ask_queue
 from ..spool import JobDirectory, Spool
-from . import claims, frame, trial
+from . import claims, frame, sbatch, trial
 from .accounts import Account, Refused, become
 from .base import Work
 from .ground import Ground
-from .orders import order
-from .requests import BatchRequest, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
+from .requests import BatchRequest, Cancel, GiveUp, MakePlaces, Probe, Submit
 from .spec import PROBE, PROBE_COMMENT, BatchScripts
 
 # Files of a batch attempt are the account's, and scd's group reads them.
 _UMASK = 0o027
-_MOST_WORDS = 500  # characters of what a command says: the answers to one request fit into one reply
+_MOST_OUT, _MOST_ERR = 100, 300  # characters of what a command says: a hundred answers fit into one reply
 
 
 def carry_out(ground: Ground, request: BatchRequest) -> Any:
@@ -72,15 +71,16 @@ class _Desk(NamedTuple):
     inodes: dict[str, int]  # of control, archives and work
     env: dict[str, str]
 
-    def submit(self, argv: list[str], script: str) -> Answer:
-        answer = cli.call(argv, self.env, cli.SUBMIT_DEADLINE, script)
-        return Answer(answer.code, answer.out[:_MOST_WORDS], answer.err[-_MOST_WORDS:])
+    def submit(self, commands: Iterable[Command], at_once: int = 1) -> list[Answer]:
+        answers = calls(commands, self.env, cli.SUBMIT_DEADLINE, at_once)
+        return [Answer(answer.code, answer.out[:_MOST_OUT], answer.err[-_MOST_ERR:]) for answer in answers]
 
 
 class _Attempt(NamedTuple):
-    """As ``orders.Ordered``."""
+    """As ``sbatch.Batched``."""
 
     name: str
+    element: int
     archive: str
     key: NodeKey | None
     generation: int
@@ -99,28 +99,18 @@ def _submit(ground: Ground, request: Submit) -> list[Answer]:
     directory = Spool(ground.spool).job(request.job_hash)
     work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, request.user)
 
-    def ordered(member: Member) -> dict[str, Any]:
-        attempt = _Attempt(
-            request.name(member.attempt), f"{member.attempt}.tar.gz", member.key, request.generation, request.unpack,
-            request.rebuilt, request.ancestors,
-        )  # fmt: skip
-        return order(attempt, directory)
-
-    first = request.members[0]
-    if request.array:
-        orders = {member.element: (member.attempt, ordered(member)) for member in request.members}
-        name, what = cli.array_name(request.name(request.array)), f"{first.key} and others"
-        argv = cli.sbatch(
-            name, cli.comment(request.job_hash, what, request.user), None, request.placement, list(orders)
+    attempts = [
+        _Attempt(
+            request.name(member.attempt), member.element, f"{member.attempt}.tar.gz", member.key, request.generation,
+            request.unpack, request.rebuilt, request.ancestors,
         )
-        return [desk.submit(argv, desk.scripts.write_array(work, orders, desk.inodes))]
-
-    def submit(member: Member) -> Answer:
-        what = cli.comment(request.job_hash, member.key, request.user)
-        argv = cli.sbatch(request.name(member.attempt), what, None, request.placement)
-        return desk.submit(argv, desk.scripts.write(work, ordered(member), member.attempt, desk.inodes))
-
-    return cli.in_turn(partial(submit, member) for member in request.members)
+        for member in request.members
+    ]  # fmt: skip
+    if request.array:
+        name = cli.array_name(request.name(request.array))
+        return desk.submit([sbatch.array(desk.scripts, work, request.placement, name, attempts, desk.inodes)])
+    commands = (sbatch.alone(desk.scripts, work, request.placement, attempt, desk.inodes) for attempt in attempts)
+    return desk.submit(commands, min(request.at_once, slurm.parallel))
 
 
 def _probe(ground: Ground, request: Probe) -> Answer:
@@ -130,7 +120,8 @@ def _probe(ground: Ground, request: Probe) -> Answer:
     directory = JobDirectory(ground.spool / "staging" / request.staged)
     argv = cli.sbatch(cli.probe_name(request.staged), PROBE_COMMENT, None, preparation(ground.config, "slurm", ""))
     desk = _take_on(ground, slurm, account, steps, fresh=PROBE)
-    return desk.submit(argv, desk.scripts.probe(Work(directory, request.staged, "", "", "", ""), desk.inodes))
+    script = desk.scripts.probe(Work(directory, request.staged, "", "", "", ""), desk.inodes)
+    return desk.submit([Command(argv, script)])[0]
 
 
 def _take_on(ground: Ground, slurm: Slurm, account: Account, steps: tuple[str, ...], fresh: str = "") -> _Desk:
@@ -171,7 +162,7 @@ def _cancel(ground: Ground, request: Cancel) -> None:
     queue, _ = ask_queue(env)
     own = {row.id for rows in (queue or {}).values() for row in rows if row.user == account.uid}
     if ids := sorted(own & set(request.ids)):
-        cli.call(cli.scancel(ids, pending=request.pending, gently=request.gently), env, cli.QUERY_DEADLINE)
+        call(cli.scancel(ids, pending=request.pending, gently=request.gently), env, cli.QUERY_DEADLINE)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ MOST_BYTES = 2**18  # of a message, which a socket must be told to hold: BUFFER
 BUFFER = 2 * MOST_BYTES
 MOST_PIDS = 256
 MOST_BATCHES = 500  # attempts, or ids of Slurm's, in one request
-MOST_SUBMISSIONS = 32  # by one request: sbatch is called that often, one after the other
+MOST_SUBMISSIONS = 100  # by one request: sbatch is called that often
 _ATTEMPT = re.compile(r"(0|[1-9][0-9]{0,8})\.[1-9][0-9]{0,8}")
 _MOST_GENERATION = 10**9
 _MOST_ELEMENT = 10**6
@@ -137,7 +137,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Submit(Request, frozen=True, tag="submit"):
     """Submit batch attempts, whose directories were made, as the account: what sbatch answered, slurm_cli.Answers.
 
-    One after the other, and fewer answers if it did not come to the last; or all as one job array, with one answer.
+    Fewer answers if it did not come to the last; or all as one job array, with one answer.
     Names, paths and scripts are the launcher's to say.
     """
 
@@ -154,12 +154,13 @@ class Submit(Request, frozen=True, tag="submit"):
     rebuilt: bool = False
     ancestors: tuple[tuple[str, str, str], ...] = ()
     array: str = ""  # the attempt that the array is called after
+    at_once: int = 1  # sbatch, of which the launcher starts no more than its configuration says
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _all_fit("members", tuple(member.attempt for member in self.members), _ATTEMPT)
-        if not 0 <= self.generation <= _MOST_GENERATION:
-            raise ValueError("generation is out of range")
+        if not 0 <= self.generation <= _MOST_GENERATION or self.at_once < 1:
+            raise ValueError("generation or at_once is out of range")
         if self.array and not _ATTEMPT.fullmatch(self.array):
             raise ValueError("array is malformed")
         elements = {member.element for member in self.members}

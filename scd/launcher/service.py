@@ -31,7 +31,7 @@ from .accounts import Account, Refused, find, gid_of
 from .cgroup import Gone, look
 from .duties import carry_out
 from .ground import Ground
-from .requests import MOST_BYTES, Reply, decode, encode
+from .requests import BUFFER, MOST_BYTES, Reply, decode, encode
 
 _MOST_CHILDREN = 32  # beside those that wait for sbatch
 _PATIENCE = 10.0  # for a request to come
@@ -114,6 +114,7 @@ def serve(ground: Ground) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end it, and who sends it wants a reload
     os.umask(0o077)
+    os.chdir("/")  # where its children, as whichever account, can be
     gc.freeze()  # else the first collection in each child would copy all of the memory that they share
     children: set[int] = set()
     slurm = ground.config.slurm
@@ -183,6 +184,7 @@ def _answer(connection: socket.socket, ground: Ground) -> None:
         signal.signal(number, signal.SIG_DFL)
     signal.alarm(_CHILD_DEADLINE)
     connection.settimeout(_PATIENCE)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
     try:
         data = connection.recv(MOST_BYTES + 1)
         if not data:

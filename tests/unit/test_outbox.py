@@ -38,20 +38,26 @@ class Batches:
     def __init__(self, answer: Callable[[Sequence[Sequence[Spec]]], list[Answer]]):
         self.calls: list[Sequence[Sequence[Spec]]] = []
         self.made: list[str] = []
-        self.makes = 0
+        self.most_at_once = 0
+        self._at_once = 0
         self._answer = answer
         self._lock = threading.Lock()
 
     def make(self, specs: Sequence[Spec]) -> list[Made]:
-        self.makes += 1
         self.made += [spec.name for spec in specs]
         time.sleep(0.01)
         return [Made(True, UIDS[spec.user]) for spec in specs]
 
-    def submit(self, parcels: Sequence[Sequence[Spec]]) -> list[Answer]:
+    def submit(self, parcels: Sequence[Sequence[Spec]], at_once: int) -> list[Answer]:
         with self._lock:
             self.calls.append(parcels)
-        return self._answer(parcels)
+            self._at_once += at_once
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            return self._answer(parcels)
+        finally:
+            with self._lock:
+                self._at_once -= at_once
 
     def give_up(self, job_hash: str, names: Sequence[str], state: NodeState, reason: str) -> list[bool]:
         raise NotImplementedError
@@ -88,10 +94,12 @@ def nodes(user: str, count: int, array: str = "") -> list[Submission]:
 
 
 @contextlib.asynccontextmanager
-async def sending(batches: Batches, *submissions: Submission, limit: Limit | None = None) -> AsyncIterator[Outbox]:
-    controller = Controller(Slurm(parallel=PARALLEL))
+async def sending(
+    batches: Batches, *submissions: Submission, limit: Limit | None = None, parallel: int = PARALLEL
+) -> AsyncIterator[Outbox]:
+    controller = Controller(Slurm(parallel=parallel))
     controller.site = Site(limit=limit, largest_array=1000)
-    outbox = Outbox(controller, batches, PARALLEL, lambda: None, lambda: None)
+    outbox = Outbox(controller, batches, parallel, lambda: None, lambda: None)
     for known in submissions:
         outbox.put(known)
     tasks = [asyncio.create_task(sender) for sender in outbox.senders()]
@@ -121,9 +129,8 @@ async def test_each_is_submitted_once_in_few_calls() -> None:
     sent = [spec.name for call in batches.calls for parcel in call for spec in parcel]
     assert sorted(sent) == sorted(known.name for known in mine)
     assert sorted(batches.made) == sorted(sent), "not one directory was made for each"
-    assert batches.makes == 1
     assert max(len(call) for call in batches.calls) <= MOST_SUBMISSIONS
-    assert len(batches.calls) < 10
+    assert len(batches.calls) < 5
 
 
 async def test_all_who_have_nothing_to_do_share_what_there_is() -> None:
@@ -142,6 +149,14 @@ async def test_who_has_much_to_submit_is_not_waited_for() -> None:
         await until(lambda: all_submitted([*many, *few]), "not all were submitted")
     users = [call[0][0].user for call in batches.calls]
     assert "bob" in users[: PARALLEL + 1], "he waited for all that alice has"
+
+
+@pytest.mark.parametrize("parallel", [1, 2, 3, 8])
+async def test_sbatch_is_called_so_often_at_once_and_no_more(parallel: int) -> None:
+    batches, many, few = Batches(slowly), nodes("alice", 60), nodes("bob", 7)
+    async with sending(batches, *many, *few, parallel=parallel):
+        await until(lambda: all_submitted([*many, *few]), "not all were submitted")
+    assert batches.most_at_once == parallel
 
 
 async def test_what_differs_in_more_than_its_node_goes_by_another_call() -> None:

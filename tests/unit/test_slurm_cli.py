@@ -1,7 +1,6 @@
 """Slurm's commands: what they are asked, and what their answers mean. The texts are those of Slurm 22.05.8."""
 
 import shlex
-import time
 
 import pytest
 
@@ -124,18 +123,6 @@ def test_partitions_as_sinfo_tells_them() -> None:
 )
 def test_whether_slurm_knows_a_job(answer: Answer, known: bool | None) -> None:
     assert cli.is_known(answer, "scd-aa-4.1") is known
-
-
-def test_a_command_that_hangs_is_ended_with_what_it_started() -> None:
-    begin = time.monotonic()
-    answer = cli.call(["/bin/sh", "-c", "sleep 60 & sleep 60"], {"PATH": "/bin:/usr/bin"}, 0.3)
-    assert answer.code is None
-    assert time.monotonic() - begin < 20, "its child kept the output open"
-
-
-def test_a_command_that_is_not_there() -> None:
-    answer = cli.call(["/nowhere/sbatch"], {}, 5)
-    assert cli.submitted(answer) == (Verdict.LATER, "/nowhere/sbatch: No such file or directory")
 
 
 def test_no_option_of_the_daemons_environment_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
