@@ -117,3 +117,7 @@ class DatabaseError(ScdError):
 
 class StateLocked(ScdError):
     """Another scd uses this state directory."""
+
+
+class Outdated(ScdError):
+    """The database is not as what was decided takes it to be."""

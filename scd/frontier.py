@@ -56,9 +56,10 @@ class Frontier:
         place = self.place[key]
         at = bisect_left(self._startable, place)
         there = at < len(self._startable) and self._startable[at] == place
-        if self._may_start(key) and not there:
+        may = self._may_start(key)
+        if may and not there:
             insort(self._startable, place)
-        elif there and not self._may_start(key):
+        elif there and not may:
             del self._startable[at]
 
     def _may_start(self, key: NodeKey) -> bool:

@@ -19,6 +19,8 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
+        if text.isprintable():
+            return text
         return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

@@ -31,7 +31,7 @@ from .metrics import Metrics
 from .model import Attempt
 from .orders import Broken, Orders, blaming
 from .placement import Partition
-from .share import Running
+from .share import Pick, Running
 from .spending import Spending
 from .states import JobState, NodeState
 from .store import JobStore, UsageStore, is_damaged
@@ -208,10 +208,12 @@ class Scheduler:
                     await turn.settle(live)
             if not self._closing:
                 unended = [live for live in self._live.values() if not live.job.state.ended]
+                picks: dict[str, list[Pick]] = {}
                 for pick in self._dispatch.choose(unended, spent):
-                    live = self._live[pick.job_hash]
-                    with blaming(live):
-                        await turn.start(live, pick.key, pick.cores)
+                    picks.setdefault(pick.job_hash, []).append(pick)
+                for job_hash, together in picks.items():
+                    with blaming(live := self._live[job_hash]):
+                        await turn.start(live, together)
                 await turn.arrange(self._live, self._largest_array())
         ends = [end for end in (turn.deadline, None if left is None else time.monotonic() + left) if end is not None]
         self._deadline = min(ends, default=None)

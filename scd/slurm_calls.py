@@ -71,6 +71,7 @@ class _Running:
         self._deadline = deadline
         self._processes: dict[int, _Process] = {}  # by a descriptor that can be read once it has ended
         self._poll = select.poll()
+        self._paths: dict[str, str] = {}
 
     def start(self, command: Command) -> None:
         name = command.argv[0]
@@ -81,13 +82,11 @@ class _Running:
             given.write(command.text.encode())
             given.seek(0)
             files = [(os.POSIX_SPAWN_DUP2, file.fileno(), fd) for fd, file in enumerate((given, out, err))]
-            try:
-                if (path := shutil.which(name, path=self._env.get("PATH", os.defpath))) is None:
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-                # Not subprocess, which takes twice as long to start one.
+            try:  # not subprocess, which takes twice as long
                 pid = os.posix_spawn(
-                    path, list(command.argv), self._env, file_actions=files, setsid=True, setsigdef=_IGNORED_BY_PYTHON
-                )
+                    self._path(name), list(command.argv), self._env, file_actions=files, setsid=True,
+                    setsigdef=_IGNORED_BY_PYTHON,
+                )  # fmt: skip
             except OSError as error:
                 self.answers.append(Answer(_NOT_FOUND, "", f"{name}: {error.strerror}"))
                 return
@@ -97,6 +96,14 @@ class _Running:
             until = time.monotonic() + self._deadline
             self._processes[fd] = _Process(pid, len(self.answers), until, out, err, stack.pop_all())
             self.answers.append(_UNANSWERED)
+
+    def _path(self, name: str) -> str:
+        if name not in self._paths:
+            found = shutil.which(name, path=self._env.get("PATH", os.defpath))
+            if found is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._paths[name] = found
+        return self._paths[name]
 
     def wait(self, most: int) -> None:
         """Until at most so many run."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import aiosqlite
@@ -16,7 +16,8 @@ from .metrics import Metrics
 from .model import PREPARE, Attempt, NodeKey, Plan
 from .orders import Orders
 from .placement import LOCAL, Misplaced, Partition, check, check_license, more_memory, place, preparation
-from .states import JobState, NodeState
+from .share import Pick
+from .states import JobState, NodeState, node_sources
 from .store import JobStore
 
 # SiliconCompiler ends a tool at its time limit itself; scd steps in where it did not.
@@ -41,16 +42,12 @@ class Turn:
         self.deadline: float | None = None  # of a time limit, on the monotonic clock
 
     async def hear(self, live: LiveJob, observed: Mapping[str, Observation]) -> None:
+        await self._take_handles(live, observed)
         for name, attempt in list(live.attempts.items()):
             seen = observed.get(name)
             if seen is None:
                 continue
             live.seen[name] = seen
-            if seen.handle and seen.handle != attempt.handle:
-                attempt = live.attempts[name] = msgspec.structs.replace(attempt, handle=seen.handle)
-                await self._store.submit_attempt(self._db, name, seen.handle)
-                if attempt.key != PREPARE:
-                    await self._move_node(live, attempt.key, NodeState.SUBMITTED, "")
             if seen.started is not None and attempt.started is None:
                 attempt = live.attempts[name] = msgspec.structs.replace(attempt, started=seen.started)
                 await self._store.start_attempt(self._db, name, seen.started)
@@ -61,6 +58,25 @@ class Turn:
             if seen.state is not None:
                 await self._end_attempt(live, attempt, seen)
         live.note_waiting()
+
+    async def _take_handles(self, live: LiveJob, observed: Mapping[str, Observation]) -> None:
+        """All at once: thousands of nodes may have come into a queue since the last turn."""
+        fresh = {
+            name: observed[name].handle
+            for name, attempt in live.attempts.items()
+            if name in observed and observed[name].handle not in ("", attempt.handle)
+        }
+        if not fresh:
+            return
+        await self._store.submit_attempts(self._db, fresh)
+        for name, handle in fresh.items():
+            live.attempts[name] = msgspec.structs.replace(live.attempts[name], handle=handle)
+        keys = [live.attempts[name].key for name in fresh]
+        moved = [key for key in keys if key != PREPARE and live.nodes[key].state in node_sources(NodeState.SUBMITTED)]
+        await self._store.move_nodes(self._db, live.job_hash, moved, NodeState.SUBMITTED)
+        for key in moved:
+            live.change_node(key, NodeState.SUBMITTED)
+            self._log(live, f"node={key} user={live.job.user or '-'} {NodeState.SUBMITTED}")
 
     async def stop(self, live: LiveJob, spent: str) -> None:
         """End what was cancelled, and what has no time left. ``spent``: why its user may compute no more."""
@@ -105,26 +121,35 @@ class Turn:
             told, recorded = ("", "") if well else (live.failures(), live.failures(recorded=True))
             await self._end_job(live, state, told, recorded)
 
-    async def start(self, live: LiveJob, key: NodeKey, cores: int) -> None:
-        """A ready node, or the preparation of a queued job."""
-        if key == PREPARE:
-            if not await self._move_job(live, JobState.PREPARING, ""):
-                return
-            self.orders.counts.append(partial(self._metrics.taken_up, live.job))
-            executor = live.job.executor if self._config.slurm is not None else LOCAL
-            memory = preparation(self._config, executor, live.job.user).memory
-            attempt = live.prepare_attempt(executor, memory, time.time())
-            await self._store.add_attempt(self._db, attempt)
-            live.attempts[attempt.name] = attempt
-        else:
-            node, planned = live.nodes[key], live.planned(key)
+    async def start(self, live: LiveJob, picks: Sequence[Pick]) -> None:
+        """Ready nodes, or the preparation of a queued job."""
+        if picks[0].key == PREPARE:
+            await self._prepare(live)
+            return
+        attempts = []
+        for pick in picks:
+            node, planned = live.nodes[pick.key], live.planned(pick.key)
             assert planned is not None
             where = place(self._config, planned, live.job.user)
-            cores = cores if where.executor == LOCAL else where.cores
-            attempt = live.node_attempt(node, cores, where.executor, where.memory, time.time())
-            if not await self._store.claim_node(self._db, node, attempt):
-                return
+            cores = pick.cores if where.executor == LOCAL else where.cores
+            attempts.append(live.node_attempt(node, cores, where.executor, where.memory, time.time()))
+        await self._store.claim_nodes(self._db, attempts)
+        for attempt in attempts:
             live.queue(attempt)
+            self._order(live, attempt)
+
+    async def _prepare(self, live: LiveJob) -> None:
+        if not await self._move_job(live, JobState.PREPARING, ""):
+            return
+        self.orders.counts.append(partial(self._metrics.taken_up, live.job))
+        executor = live.job.executor if self._config.slurm is not None else LOCAL
+        memory = preparation(self._config, executor, live.job.user).memory
+        attempt = live.prepare_attempt(executor, memory, time.time())
+        await self._store.add_attempt(self._db, attempt)
+        live.attempts[attempt.name] = attempt
+        self._order(live, attempt)
+
+    def _order(self, live: LiveJob, attempt: Attempt) -> None:
         self.orders.submit.append((self._executor, spec_of(self._config, live, attempt)))
 
     async def arrange(self, lives: Mapping[str, LiveJob], largest_array: int) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from ..model import Attempt, Node, NodeKey, PlanNode, number_in
 from ..states import NodeState, node_sources
 from .db import Database
-from .rows import as_json, changed, every, one
+from .rows import all_changed, as_json, changed, every, one
 
 _NODES = "SELECT * FROM nodes WHERE job_hash = :job_hash ORDER BY n"
 _NODE_NAMED = 'SELECT * FROM nodes WHERE job_hash = :job_hash AND step || "index" = :name'
@@ -23,14 +23,14 @@ _PUT_NODE = """
 _MOVE_NODE = """
     UPDATE nodes SET state = :state, reason = :reason
     WHERE job_hash = :job_hash AND step = :step AND "index" = :index
-        AND state IN (SELECT value FROM json_each(:sources)) RETURNING n"""
+        AND state IN (SELECT value FROM json_each(:sources))"""
 _RETRY_NODE = """
     UPDATE nodes SET state = 'pending', retries = retries + 1
     WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'error' RETURNING n"""
 _CLAIM_NODE = """
-    UPDATE nodes SET state = 'queued', reason = '', attempt = attempt + 1
-    WHERE job_hash = :job_hash AND step = :step AND "index" = :index AND state = 'pending' AND attempt = :attempt
-    RETURNING n"""
+    UPDATE nodes SET state = 'queued', reason = '', attempt = :attempt
+    WHERE job_hash = :job_hash AND step = :step AND "index" = :index
+        AND state = 'pending' AND attempt = :attempt - 1"""
 _INSERT_ATTEMPT = """
     INSERT INTO attempts (name, job_hash, step, "index", attempt, executor, cores, queued, memory)
     VALUES (:name, :job_hash, :step, :index, :attempt, :executor, :cores, :queued, :memory)"""
@@ -134,13 +134,11 @@ class NodeStore:
             [{"job_hash": job_hash, "step": key.step, "index": key.index} for key in gone],
         )
 
-    async def claim_node(self, db: aiosqlite.Connection, node: Node, attempt: Attempt) -> bool:
-        """Write down, before anything is started, that this attempt will be."""
-        row = {"job_hash": node.job_hash, "step": node.step, "index": node.index, "attempt": node.attempt}
-        if not await changed(db, _CLAIM_NODE, row):
-            return False
-        await self.add_attempt(db, attempt)
-        return True
+    async def claim_nodes(self, db: aiosqlite.Connection, attempts: Sequence[Attempt]) -> None:
+        """Write down, before anything is started, that these attempts of nodes will be. Raises Outdated."""
+        rows = [msgspec.structs.asdict(attempt) for attempt in attempts]
+        await all_changed(db, _CLAIM_NODE, rows)
+        await db.executemany(_INSERT_ATTEMPT, rows)
 
     async def add_attempt(self, db: aiosqlite.Connection, attempt: Attempt) -> None:
         await db.execute(_INSERT_ATTEMPT, msgspec.structs.asdict(attempt))
@@ -148,10 +146,13 @@ class NodeStore:
     async def move_node(
         self, db: aiosqlite.Connection, job_hash: str, key: NodeKey, state: NodeState, reason: str = ""
     ) -> bool:
-        return await changed(db, _MOVE_NODE, {
-            "job_hash": job_hash, "step": key.step, "index": key.index, "state": state, "reason": reason,
-            "sources": as_json(node_sources(state)),
-        })  # fmt: skip
+        return await changed(db, f"{_MOVE_NODE} RETURNING n", _move(job_hash, key, state, reason))
+
+    async def move_nodes(
+        self, db: aiosqlite.Connection, job_hash: str, keys: Iterable[NodeKey], state: NodeState
+    ) -> None:
+        """Raises Outdated for one that is in no state that it can leave for this."""
+        await all_changed(db, _MOVE_NODE, [_move(job_hash, key, state) for key in keys])
 
     async def retry_node(self, db: aiosqlite.Connection, node: Node) -> bool:
         """Let a node start again whose attempt was lost."""
@@ -162,9 +163,9 @@ class NodeStore:
         """Write down, before anything is submitted, which attempts go together."""
         await db.executemany(_JOIN_ARRAY, [msgspec.structs.asdict(attempt) for attempt in attempts])
 
-    async def submit_attempt(self, db: aiosqlite.Connection, name: str, handle: str) -> None:
-        """An executor's own queue has taken it."""
-        await db.execute(_SUBMIT_ATTEMPT, {"name": name, "handle": handle})
+    async def submit_attempts(self, db: aiosqlite.Connection, handles: Mapping[str, str]) -> None:
+        """An executor's own queue has taken them: by their names what they are called there."""
+        await db.executemany(_SUBMIT_ATTEMPT, [{"name": name, "handle": handle} for name, handle in handles.items()])
 
     async def start_attempt(self, db: aiosqlite.Connection, name: str, started: float) -> None:
         await db.execute(_START_ATTEMPT, {"name": name, "started": started})
@@ -188,3 +189,10 @@ class NodeStore:
     async def forget_archive(self, db: aiosqlite.Connection, job_hash: str, archive: str) -> None:
         row = {"job_hash": job_hash, "archive": archive}
         await db.execute("UPDATE attempts SET archive = NULL WHERE job_hash = :job_hash AND archive = :archive", row)
+
+
+def _move(job_hash: str, key: NodeKey, state: NodeState, reason: str = "") -> dict[str, str]:
+    return {
+        "job_hash": job_hash, "step": key.step, "index": key.index, "state": state, "reason": reason,
+        "sources": as_json(node_sources(state)),
+    }  # fmt: skip

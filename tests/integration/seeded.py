@@ -49,8 +49,7 @@ async def _seed(path: Path, jobs: int, user: str, nodes: int) -> None:
                     f"scd-{LARGE}-{number}.1", node.step, job_hash=LARGE, index=node.index, started=now - 200,
                     ended=now - 100, elapsed=100.0, state=ended, cpu_seconds=93.5, peak_bytes=2**29 + number,
                 )  # fmt: skip
-                (row,) = [found for found in await store.nodes(LARGE, db) if found.key == node.key]
-                await store.claim_node(db, row, one)
+                await store.claim_nodes(db, [one])
                 await store.move_node(db, LARGE, node.key, NodeState.RUNNING, "")
                 await store.end_attempt(db, one)
                 await store.move_node(db, LARGE, node.key, ended, "")

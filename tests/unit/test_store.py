@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scd.errors import BadRequest
+from scd.errors import BadRequest, Outdated
 from scd.model import Job, NodeKey, PlanNode, attempt_name
 from scd.states import JOB_TRANSITIONS, NODE_TRANSITIONS, JobState, NodeState
 from scd.store import JobStore, UsageStore, jobs
@@ -55,7 +55,7 @@ async def test_every_change_leaves_an_event(store: JobStore) -> None:
     await add(store, "syn")
     async with store.database.transaction() as db:
         (node,) = await store.nodes(HASH, db)
-        assert await store.claim_node(db, node, attempt())
+        await store.claim_nodes(db, [attempt()])
         assert await store.move_node(db, HASH, node.key, N.ERROR, "it broke")
         assert not await store.move_node(db, HASH, node.key, N.RUNNING), "an ended node does not run again"
     events = [(event.step, event.old, event.new, event.reason) for event in await store.events(HASH)]
@@ -68,11 +68,41 @@ async def test_every_change_leaves_an_event(store: JobStore) -> None:
 
 async def test_a_node_is_claimed_once(store: JobStore) -> None:
     await add(store, "syn")
-    (node,) = await store.nodes(HASH)
     async with store.database.transaction() as db:
-        assert await store.claim_node(db, node, attempt())
-        assert not await store.claim_node(db, node, attempt("a2", number=2))
+        await store.claim_nodes(db, [attempt()])
+        with pytest.raises(Outdated):
+            await store.claim_nodes(db, [attempt("a2", number=2)])
     assert [one.name for one in await store.attempts(HASH)] == ["a1"]
+
+
+async def test_nodes_are_claimed_together_or_not_at_all(store: JobStore) -> None:
+    await add(store, "syn", "place")
+    async with store.database.transaction() as db:
+        await store.claim_nodes(db, [attempt("a1", step="place")])
+
+    async def claim_both() -> None:
+        async with store.database.transaction() as db:
+            await store.claim_nodes(db, [attempt("a2"), attempt("a3", step="place")])
+
+    with pytest.raises(Outdated, match="1 of 2 rows"):
+        await claim_both()
+    assert [one.state for one in await store.nodes(HASH)] == [N.PENDING, N.QUEUED]
+    assert [one.name for one in await store.attempts(HASH)] == ["a1"]
+
+
+async def test_nodes_move_together_or_not_at_all(store: JobStore) -> None:
+    await add(store, "syn", "place")
+    async with store.database.transaction() as db:
+        await store.claim_nodes(db, [attempt()])
+    with pytest.raises(Outdated):
+        async with store.database.transaction() as db:
+            await store.move_nodes(db, HASH, [NodeKey("syn", "0"), NodeKey("place", "0")], N.SUBMITTED)
+    assert [one.state for one in await store.nodes(HASH)] == [N.QUEUED, N.PENDING]
+    async with store.database.transaction() as db:
+        await store.move_nodes(db, HASH, [NodeKey("syn", "0")], N.SUBMITTED)
+        await store.submit_attempts(db, {"a1": "17"})
+    assert [one.state for one in await store.nodes(HASH)] == [N.SUBMITTED, N.PENDING]
+    assert [one.handle for one in await store.attempts(HASH)] == ["17"]
 
 
 async def test_an_attempt_is_charged_once(store: JobStore) -> None:
@@ -252,7 +282,7 @@ async def test_a_resume_keeps_numbers_and_attempts(store: JobStore) -> None:
     await add(store, "a", "b")
     async with store.database.transaction() as db:
         a, _ = await store.nodes(HASH, db)
-        await store.claim_node(db, a, attempt(attempt_name(HASH, 1, 1), step="a"))
+        await store.claim_nodes(db, [attempt(attempt_name(HASH, 1, 1), step="a")])
         await store.move_node(db, HASH, a.key, N.SUCCESS)
         assert not await store.resume(db, HASH, "flow", "default", "d2"), "it has not ended"
         await store.move(db, HASH, J.FAILED)
@@ -271,7 +301,7 @@ async def test_a_node_that_was_left_out_for_a_while_keeps_its_number_and_its_att
     await add(store, "a", "b")
     async with store.database.transaction() as db:
         _, b = await store.nodes(HASH, db)
-        assert await store.claim_node(db, b, attempt(attempt_name(HASH, b.n, 1), step="b"))
+        await store.claim_nodes(db, [attempt(attempt_name(HASH, b.n, 1), step="b")])
         await store.move_node(db, HASH, b.key, N.SUCCESS)
         for steps in (["a"], ["a", "c"], ["a", "b", "c"]):
             planned = [PlanNode(step, "0", 0, N.PENDING, ()) for step in steps]
@@ -279,14 +309,13 @@ async def test_a_node_that_was_left_out_for_a_while_keeps_its_number_and_its_att
         nodes = {one.step: one for one in await store.nodes(HASH, db)}
         assert {step: (one.n, one.attempt) for step, one in nodes.items()} == {"a": (1, 0), "b": (2, 1), "c": (3, 0)}
         again = attempt(attempt_name(HASH, 2, 2), step="b", number=2)
-        assert await store.claim_node(db, nodes["b"], again)
+        await store.claim_nodes(db, [again])
 
 
 async def test_a_job_that_cannot_go_on_is_ended_whole(store: JobStore) -> None:
     await add(store, "a", "b")
     async with store.database.transaction() as db:
-        a, _ = await store.nodes(HASH, db)
-        await store.claim_node(db, a, attempt(attempt_name(HASH, 1, 1), step="a"))
+        await store.claim_nodes(db, [attempt(attempt_name(HASH, 1, 1), step="a")])
         await store.fail(db, HASH, "nonsense")
     found = await store.job(HASH)
     assert found is not None
