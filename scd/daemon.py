@@ -86,6 +86,7 @@ def main() -> None:
             in_force(config, handed)
             account = give_up_root(config)
             os.umask(0o077)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, nobody learns how a command ended
             hide_from_equals(hidden=True)  # passwords are in its memory: no core dump, no tracer of its own account
             run(Settings(config, arguments.config), file, account, handed)
     except ScdError as error:

@@ -1,5 +1,6 @@
 """Which of the unfinished jobs get what is free of the machine, and what the others are told."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from . import limits
@@ -17,6 +18,16 @@ class Dispatch:
         self._settings = settings
         self._shares = Shares()
         self.licenses = Licenses(settings)
+
+    @contextlib.contextmanager
+    def trying(self) -> Iterator[None]:
+        """What is charged and chosen in here never was, if it fails: it will be once more."""
+        before = self._shares.copy(), self.licenses.copy()
+        try:
+            yield
+        except BaseException:
+            self._shares, self.licenses = before
+            raise
 
     def charge(self, live: LiveJob, attempt: Attempt) -> None:
         """A node, or a preparation, ended. What runs elsewhere is not this machine's to share."""

@@ -21,6 +21,12 @@ class Licenses:
         self._known: Mapping[str, License] = {}
         self._names: dict[tuple[str | None, str | None], str] = {}  # by tool and task
 
+    def copy(self) -> "Licenses":
+        made = Licenses(self._settings)
+        made._shares = {name: shares.copy() for name, shares in self._shares.items()}
+        made._known, made._names = self._known, self._names
+        return made
+
     def wanted(self, live: LiveJob) -> dict[NodeKey, str]:
         """The ready nodes of a job that need a licence which is counted here."""
         config = self._settings.config

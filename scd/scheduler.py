@@ -25,7 +25,7 @@ from .board import Board, Waits
 from .config import Settings
 from .dispatch import Dispatch, running_of
 from .errors import ScdError
-from .executors.base import Executor
+from .executors.base import Executor, Observation
 from .live import LiveJob
 from .metrics import Metrics
 from .model import Attempt
@@ -194,6 +194,14 @@ class Scheduler:
 
     async def _turn(self) -> None:
         observed = await self._executor.poll(name for job in self._live.values() for name in job.attempts)
+        with self._dispatch.trying():
+            turn, left = await self._decide(observed)
+        ends = [end for end in (turn.deadline, None if left is None else time.monotonic() + left) if end is not None]
+        self._deadline = min(ends, default=None)
+        await self._carry_out(turn.orders)
+
+    async def _decide(self, observed: Mapping[str, Observation]) -> tuple[Turn, float | None]:
+        """A turn's transaction, and in how many seconds somebody's compute time may be used up."""
         async with self._store.database.transaction() as db:
             turn = Turn(
                 db, self._settings.config, self._store, self._executor, self._metrics, self._partitions(), self._charge
@@ -215,9 +223,7 @@ class Scheduler:
                     with blaming(live := self._live[job_hash]):
                         await turn.start(live, together)
                 await turn.arrange(self._live, self._largest_array())
-        ends = [end for end in (turn.deadline, None if left is None else time.monotonic() + left) if end is not None]
-        self._deadline = min(ends, default=None)
-        await self._carry_out(turn.orders)
+        return turn, left
 
     def _charge(self, live: LiveJob, attempt: Attempt) -> None:
         assert attempt.ended is not None

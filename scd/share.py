@@ -117,6 +117,12 @@ class Shares:
         self._served: dict[str, int] = {}
         self._overtaken: dict[tuple[str, NodeKey], int] = {}
 
+    def copy(self) -> "Shares":
+        made = Shares(self._usual)
+        made._used, made._turns = dict(self._used), self._turns
+        made._served, made._overtaken = dict(self._served), dict(self._overtaken)
+        return made
+
     def charge(self, user: str, cores: int, elapsed: float) -> None:
         """A node ended."""
         if user in self._used:

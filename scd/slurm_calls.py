@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from .slurm_cli import Answer
 
 _ENOUGH = 5.0  # seconds, after which no more of many are started
-_NOT_FOUND = 127  # as a shell says it
+_NOT_STARTED = 127  # as a shell says it
 _UNANSWERED = Answer(None, "", "")
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -24,17 +24,18 @@ class Command(NamedTuple):
 
 
 def call(argv: Sequence[str], env: Mapping[str, str], deadline: float, text: str = "") -> Answer:
-    """Run a command with ``text`` as its input. Blocks; nothing of it is left after so many seconds."""
+    """Run a command with ``text`` as its input. Blocks, but for no longer than so many seconds."""
     return calls([Command(argv, text)], env, deadline)[0]
 
 
 def calls(commands: Iterable[Command], env: Mapping[str, str], deadline: float, at_once: int = 1) -> list[Answer]:
-    """Run commands, so many at once. Each has its deadline.
+    """Run commands, so many at once. Each has its deadline; what is late is killed with all that it started.
 
-    No more are started once one was not answered, or all took long: there are as many answers as were started. What is
-    raised where ``commands`` are made is raised here only if it was the first of them.
+    No more are started once one was not answered, all took long, or the next cannot be made: there are as many answers
+    as commands were tried. What is raised where ``commands`` are made is raised here if it is about the first of them.
     """
-    running = _Running(env, deadline)
+    answers: list[Answer] = []
+    running = _Running(env, deadline, answers)
     enough = time.monotonic() + _ENOUGH
     try:
         for command in commands:
@@ -43,11 +44,11 @@ def calls(commands: Iterable[Command], env: Mapping[str, str], deadline: float, 
             if running.unanswered or time.monotonic() > enough:
                 break
     except Exception:
-        if not running.answers:
+        if not answers:
             raise
     finally:
         running.wait(0)
-    return running.answers
+    return answers
 
 
 class _Process(NamedTuple):
@@ -61,49 +62,56 @@ class _Process(NamedTuple):
 
 class _Running:
     """What goes in and comes out of a command lies in memory: that takes half of the time that pipes take, and no child
-    of the command can keep it open.
+    of the command can keep it open. Nothing here raises: whatever was started has a place among the answers.
     """
 
-    def __init__(self, env: Mapping[str, str], deadline: float):
-        self.answers: list[Answer] = []
+    def __init__(self, env: Mapping[str, str], deadline: float, answers: list[Answer]):
         self.unanswered = False
         self._env = env
         self._deadline = deadline
+        self._answers = answers
         self._processes: dict[int, _Process] = {}  # by a descriptor that can be read once it has ended
         self._poll = select.poll()
         self._paths: dict[str, str] = {}
 
     def start(self, command: Command) -> None:
-        name = command.argv[0]
         with contextlib.ExitStack() as stack:
-            given, out, err = (
-                stack.enter_context(open(os.memfd_create(what), "w+b", buffering=0)) for what in ("in", "out", "err")
-            )
-            given.write(command.text.encode())
-            given.seek(0)
-            files = [(os.POSIX_SPAWN_DUP2, file.fileno(), fd) for fd, file in enumerate((given, out, err))]
-            try:  # not subprocess, which takes twice as long
-                pid = os.posix_spawn(
-                    self._path(name), list(command.argv), self._env, file_actions=files, setsid=True,
-                    setsigdef=_IGNORED_BY_PYTHON,
-                )  # fmt: skip
+            try:
+                given, out, err = (
+                    stack.enter_context(open(os.memfd_create(what), "w+b", buffering=0))
+                    for what in ("in", "out", "err")
+                )
+                given.write(command.text.encode())
+                given.seek(0)
+                pid = self._spawn(command.argv, given, out, err)
             except OSError as error:
-                self.answers.append(Answer(_NOT_FOUND, "", f"{name}: {error.strerror}"))
+                self._answers.append(Answer(_NOT_STARTED, "", f"{command.argv[0]}: {error.strerror}"))
                 return
-            fd = os.pidfd_open(pid)
+            place = len(self._answers)
+            self._answers.append(_UNANSWERED)
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError:  # no descriptor is left: nobody could tell when it ends
+                self.unanswered = True
+                _kill(pid)
+                return
             stack.callback(os.close, fd)
             self._poll.register(fd, select.POLLIN)
             until = time.monotonic() + self._deadline
-            self._processes[fd] = _Process(pid, len(self.answers), until, out, err, stack.pop_all())
-            self.answers.append(_UNANSWERED)
+            self._processes[fd] = _Process(pid, place, until, out, err, stack.pop_all())
 
-    def _path(self, name: str) -> str:
+    def _spawn(self, argv: Sequence[str], *files: BinaryIO) -> int:
+        """Not by subprocess, which takes twice as long."""
+        name = argv[0]
         if name not in self._paths:
             found = shutil.which(name, path=self._env.get("PATH", os.defpath))
             if found is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             self._paths[name] = found
-        return self._paths[name]
+        actions = [(os.POSIX_SPAWN_DUP2, file.fileno(), fd) for fd, file in enumerate(files)]
+        return os.posix_spawn(
+            self._paths[name], list(argv), self._env, file_actions=actions, setsid=True, setsigdef=_IGNORED_BY_PYTHON
+        )
 
     def wait(self, most: int) -> None:
         """Until at most so many run."""
@@ -120,12 +128,18 @@ class _Running:
         self._poll.unregister(fd)
         with process.files:
             if not in_time:
-                os.killpg(process.pid, signal.SIGKILL)
                 self.unanswered = True
+                _kill(process.pid)
+                return
             _, status = os.waitpid(process.pid, 0)
-            if in_time:
-                out, err = (_read(file) for file in (process.out, process.err))
-                self.answers[process.place] = Answer(os.waitstatus_to_exitcode(status), out, err)
+            out, err = (_read(file) for file in (process.out, process.err))
+            self._answers[process.place] = Answer(os.waitstatus_to_exitcode(status), out, err)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(OSError):  # of another account, which some wrapper has made it: it is left alone
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _read(file: BinaryIO) -> str:

@@ -1,6 +1,7 @@
 """What is done about batch jobs as the account that has them: scd's own, or, by way of scd-launcher, that of a user.
 
-All of it blocks. Of a launcher LauncherDown may come: nothing was done, and it is asked again.
+All of it blocks. Of a launcher LauncherDown may come: it is asked again. Again is no harm, and of what became of sbatch
+there always is an answer, if only that nobody knows.
 """
 
 import os
@@ -15,7 +16,7 @@ from ..config import Slurm
 from ..launcher import claims, sbatch
 from ..launcher.base import Unanswered, Work
 from ..launcher.gateway import Gateway
-from ..launcher.requests import MOST_BATCHES, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
+from ..launcher.requests import MOST_BATCHES, MOST_BYTES, Cancel, GiveUp, MakePlaces, Member, Probe, Submit, encode
 from ..launcher.spec import PROBE, PROBE_COMMENT, BatchScripts
 from ..model import attempt_number
 from ..placement import Placement
@@ -134,6 +135,9 @@ class AccountBatches:
             unpack=first.unpack, rebuilt=first.rebuilt, ancestors=first.ancestors,
             array=attempt_number(cli.first_of(first.array)), at_once=at_once,
         )  # fmt: skip
+        while len(parcels) > 1 and len(encode(request)) > MOST_BYTES:  # the rest with another
+            parcels = parcels[: len(parcels) // 2]
+            request = msgspec.structs.replace(request, members=request.members[: len(parcels)])
         try:
             return msgspec.convert(self._gateway.ask(request), list[Answer])
         except Unanswered as error:  # as of an sbatch that was killed

@@ -111,7 +111,7 @@ class Outbox:
             except LauncherDown:
                 for parcel in map(_unsent, parcels):
                     for known in parcel:
-                        known.stage, known.seen.waiting = Stage.WAITING, _UNLAUNCHED
+                        known.wait(_UNLAUNCHED)
                     self._put_later(parcel, _RELAUNCH)
                 self._wake()
             except (OSError, ScdError) as error:
@@ -136,14 +136,14 @@ class Outbox:
             ready = [user for user, tray in self._trays.items() if tray.not_before <= now]
             if ready and self._free:
                 tray = self._trays.pop(ready[0])
-                rounds = -(-self._free // self._most)  # that can begin now: they share it
-                share = max(self._most, -(-len(tray.parcels) // rounds))
-                parcels = tray.take(min(share, MOST_SUBMISSIONS))
+                at_once = min(self._free, self._most)
+                share = -(-len(tray.parcels) * at_once // self._free)  # another round, with what is free, has the rest
+                parcels = tray.take(max(at_once, min(share, -(-MOST_SUBMISSIONS * at_once // self._most))))
                 if tray.parcels:
                     self._trays[ready[0]] = tray
                 for parcel in parcels:
                     self._open.pop(parcel[0].spec.array, None)
-                at_once = min(self._free, self._most, len(parcels))
+                at_once = min(at_once, len(parcels))
                 self._free -= at_once
                 return parcels, at_once
             self._stirred.clear()
@@ -188,7 +188,7 @@ class Outbox:
                 verdict, text = answers[place]
             elif verdict is not Verdict.LATER:
                 for known in parcel:
-                    known.stage = Stage.WAITING
+                    known.wait()
                 self._put(parcel)
                 continue
             for known in parcel:

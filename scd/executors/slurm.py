@@ -223,8 +223,9 @@ class SlurmExecutor:
                 known.end(NodeState.ERROR, "Slurm takes it again and again, and then does not know it", lost=True)
                 self._wake()
         for known in again:
-            known.send_again()
-            self._outbox.put(known)
+            if known.missing is not None:  # still
+                known.send_again()
+                self._outbox.put(known)
 
 
 def _look_at(submissions: Sequence[Submission]) -> dict[str, Look]:

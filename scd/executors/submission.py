@@ -105,15 +105,20 @@ class Submission:
             case Verdict.REFUSED:
                 self.end(NodeState.ERROR, f"Slurm refused it: {text}")
             case Verdict.LATER:
-                self.stage, self.seen.waiting = Stage.WAITING, f"Slurm takes no more at the moment: {text}"
+                self.wait(f"Slurm takes no more at the moment: {text}")
             case Verdict.UNCERTAIN:
                 log.warning("job=%s %s may or may not be in Slurm: %s", self.spec.job_hash, self.name, text)
                 self.stage = Stage.UNCERTAIN
 
+    def wait(self, why: str = "") -> None:
+        """It is not in Slurm, and is to be submitted. Nobody misses it there meanwhile."""
+        self.stage, self.missing, self.seen.waiting = Stage.WAITING, None, why
+
     def send_again(self) -> None:
         """Slurm never got it, or has forgotten it before it ran."""
         log.warning("job=%s %s is not in Slurm: it is submitted again", self.spec.job_hash, self.name)
-        self.stage, self.missing, self.seen.handle = Stage.WAITING, None, ""
+        self.seen.handle = ""
+        self.wait()
 
     # -- what is seen of it
 
@@ -135,7 +140,7 @@ class Submission:
                 self._take(found.started)
         if rows:
             self._take_rows(rows, now)
-        elif rows is not None and self.stage is not Stage.SENDING:
+        elif rows is not None and self.stage in (Stage.UNCERTAIN, Stage.SUBMITTED):
             self.row = None
             self.missing = now if self.missing is None else self.missing
         if found is not None and found.ended is not None:

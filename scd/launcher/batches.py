@@ -29,7 +29,7 @@ from .spec import PROBE, PROBE_COMMENT, BatchScripts
 
 # Files of a batch attempt are the account's, and scd's group reads them.
 _UMASK = 0o027
-_MOST_OUT, _MOST_ERR = 100, 300  # characters of what a command says: a hundred answers fit into one reply
+MOST_OUT, MOST_ERR = 100, 300  # characters of what a command says: a hundred answers fit into one reply
 
 
 def carry_out(ground: Ground, request: BatchRequest) -> Any:
@@ -73,7 +73,7 @@ class _Desk(NamedTuple):
 
     def submit(self, commands: Iterable[Command], at_once: int = 1) -> list[Answer]:
         answers = calls(commands, self.env, cli.SUBMIT_DEADLINE, at_once)
-        return [Answer(answer.code, answer.out[:_MOST_OUT], answer.err[-_MOST_ERR:]) for answer in answers]
+        return [Answer(answer.code, answer.out[:MOST_OUT], answer.err[-MOST_ERR:]) for answer in answers]
 
 
 class _Attempt(NamedTuple):

@@ -154,7 +154,7 @@ class Submit(Request, frozen=True, tag="submit"):
     rebuilt: bool = False
     ancestors: tuple[tuple[str, str, str], ...] = ()
     array: str = ""  # the attempt that the array is called after
-    at_once: int = 1  # sbatch, of which the launcher starts no more than its configuration says
+    at_once: int = 1  # sbatch; never more than the launcher's own configuration says
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,9 +34,7 @@ def array(
     inodes: Mapping[str, int] | None = None,
 ) -> Command:  # fmt: skip
     """Each attempt is the ``element`` of the array that it says."""
-    orders = {
-        attempt.element: (attempt_number(attempt.name), order(attempt, work.directory)) for attempt in attempts
-    }  # fmt: skip
+    orders = {attempt.element: (attempt_number(attempt.name), order(attempt, work.directory)) for attempt in attempts}
     what = cli.comment(work.job_hash, f"{attempts[0].key} and others", work.user)
     script = scripts.write_array(work, orders, inodes)
     return Command(cli.sbatch(name, what, None, placement, list(orders)), script)

@@ -33,7 +33,7 @@ from .duties import carry_out
 from .ground import Ground
 from .requests import BUFFER, MOST_BYTES, Reply, decode, encode
 
-_MOST_CHILDREN = 32  # beside those that wait for sbatch
+_MOST_CHILDREN = 32  # beside those that call sbatch
 _PATIENCE = 10.0  # for a request to come
 _CHILD_DEADLINE = 600
 _TIDY = 30.0

@@ -18,12 +18,12 @@ async def changed(db: aiosqlite.Connection, sql: str, parameters: Mapping[str, A
 
 
 async def all_changed(db: aiosqlite.Connection, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Carry out a guarded statement for each. Raises Outdated unless each found what it changes.
+    """Carry out a guarded statement for each of a job's rows. Raises Outdated unless each found what it changes.
 
     Of many in one go only their number is known; but they cost a tenth of what one after the other does.
     """
     if rows and (cursor := await db.executemany(sql, rows)).rowcount != len(rows):
-        raise Outdated(f"{cursor.rowcount} of {len(rows)} rows were as they should be")
+        raise Outdated(f"job={rows[0]['job_hash']}: {cursor.rowcount} of {len(rows)} rows were as they should be")
 
 
 def as_json(values: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from scd.executors.base import Spec
 from scd.executors.batches import Made
 from scd.executors.controller import Controller
 from scd.executors.outbox import Outbox
+from scd.executors.places import Look
 from scd.executors.submission import Stage, Submission
 from scd.launcher.requests import MOST_SUBMISSIONS
 from scd.model import NodeKey
@@ -38,6 +39,7 @@ class Batches:
     def __init__(self, answer: Callable[[Sequence[Sequence[Spec]]], list[Answer]]):
         self.calls: list[Sequence[Sequence[Spec]]] = []
         self.made: list[str] = []
+        self.rounds: list[tuple[int, int]] = []  # of how many, and how many at once
         self.most_at_once = 0
         self._at_once = 0
         self._answer = answer
@@ -51,6 +53,7 @@ class Batches:
     def submit(self, parcels: Sequence[Sequence[Spec]], at_once: int) -> list[Answer]:
         with self._lock:
             self.calls.append(parcels)
+            self.rounds.append((len(parcels), at_once))
             self._at_once += at_once
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
@@ -172,7 +175,37 @@ async def test_an_array_is_one_submission_and_goes_alone() -> None:
     batches = Batches(accepted)
     async with sending(batches, *array, *single):
         await until(lambda: all_submitted([*array, *single]), "not all were submitted")
-    assert [[len(parcel) for parcel in call] for call in batches.calls] == [[5], [1, 1, 1]]
+    assert sorted([len(parcel) for parcel in call] for call in batches.calls) == [[1, 1, 1], [5]]
+
+
+async def test_what_waits_is_missed_by_nobody() -> None:
+    """It is not in Slurm, as everybody knows: looked for in vain, it would be submitted once more beside itself."""
+    batches, mine = Batches(lambda parcels: [*accepted(parcels)[:1], FULL]), nodes("alice", 8)
+    async with sending(batches, *mine):
+        await until(lambda: any(one.stage is Stage.SUBMITTED for one in mine), "nothing was submitted")
+        await until(lambda: any(one.seen.waiting for one in mine), "nobody waits")
+        now = time.monotonic()
+        for one in mine:
+            one.judge([], Look(), now)
+        stages = {one.stage: one.missing for one in mine}
+    assert stages == {Stage.SUBMITTED: now, Stage.WAITING: None}
+
+
+@pytest.mark.parametrize("parallel", [3, 5, 7, 8])
+async def test_rounds_end_about_together(parallel: int) -> None:
+    """Each has its part of what there is, by what is called at once for it."""
+    batches, mine = Batches(slowly), nodes("alice", 100)
+    async with sending(batches, *mine, parallel=parallel):
+        await until(lambda: all_submitted(mine), "not all were submitted")
+    assert max(count / at_once for count, at_once in batches.rounds) <= 100 / parallel + 1
+
+
+async def test_a_round_for_which_little_is_called_at_once_is_small() -> None:
+    """Else it would go on alone when all others have ended."""
+    batches, few, many = Batches(slowly), nodes("bob", 1), nodes("alice", 500)
+    async with sending(batches, *few, *many, parallel=4):
+        await until(lambda: all_submitted([*few, *many]), "not all were submitted")
+    assert all(count <= MOST_SUBMISSIONS / 2 * at_once for count, at_once in batches.rounds)
 
 
 async def test_who_has_no_request_left_is_waited_for_by_nobody_else() -> None:

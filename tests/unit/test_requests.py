@@ -3,8 +3,10 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
+from scd.launcher.batches import MOST_ERR, MOST_OUT
 from scd.launcher.requests import (
     MOST_BATCHES,
+    MOST_BYTES,
     MOST_PIDS,
     MOST_SUBMISSIONS,
     Adopt,
@@ -21,6 +23,7 @@ from scd.launcher.requests import (
 )  # fmt: skip
 from scd.model import NodeKey
 from scd.placement import Placement
+from scd.slurm_cli import Answer
 from scd.states import NodeState
 
 HASH = "0f" * 16
@@ -111,3 +114,9 @@ def test_replies() -> None:
     assert encode(Reply()) == b"{}"
     assert read(encode(Reply(value=[1]))).value == [1]
     assert read(encode(Reply(error="no"))).error == "no"
+
+
+@pytest.mark.parametrize("character", ["\x01", "\ufffd", "\U0001f600", '"'])
+def test_the_answers_to_the_largest_round_fit_into_one_reply(character: str) -> None:
+    longest = Answer(-127, character * MOST_OUT, character * MOST_ERR)
+    assert len(encode(Reply([longest] * MOST_SUBMISSIONS))) <= MOST_BYTES

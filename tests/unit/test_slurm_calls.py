@@ -1,6 +1,9 @@
 """Commands that run beside each other: real processes, whose answers must be those of a shell."""
 
+import ast
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +93,49 @@ def test_nothing_is_left_open() -> None:
     before = os.listdir("/proc/self/fd")
     calls([sh("true"), Command(["/nowhere"]), sh("sleep 9"), sh("true")], ENV, 0.5, at_once=2)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_no_descriptor_left_means_later_and_loses_nothing() -> None:
+    script = """
+import os, resource
+from scd.slurm_calls import Command, calls
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+for _ in range({free}):
+    os.close(held.pop())
+answers = calls([Command(["sh", "-c", "echo ran; sleep 0.3"])] * 3, {{"PATH": "/bin:/usr/bin"}}, 10, at_once=3)
+print([(answer.code, answer.out, answer.err) for answer in answers])
+try:
+    print(os.waitpid(-1, os.WNOHANG))
+except ChildProcessError:
+    print("no child is left")
+"""
+    for free in range(12):
+        found = subprocess.run(
+            [sys.executable, "-c", script.format(free=free)], capture_output=True, text=True, timeout=60
+        )
+        answers, children = found.stdout.splitlines()
+        for code, out, err in ast.literal_eval(answers):
+            assert (code, out, err) in ((0, "ran\n", ""), (127, "", "sh: Too many open files"), (None, "", ""))
+        assert children == "no child is left", f"with {free} descriptors"
+
+
+def test_one_that_cannot_be_killed_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has become another account's, by some wrapper."""
+    killed: list[int] = []
+
+    def refuse(pid: int, _: int) -> None:
+        killed.append(pid)
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "killpg", refuse)
+        answers = calls([sh("echo 17"), sh("sleep 60")], ENV, 0.5, at_once=2)
+    assert [answer.code for answer in answers] == [0, None]
+    os.killpg(killed[0], 9)
+    os.waitpid(killed[0], 0)
