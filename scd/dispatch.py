@@ -7,7 +7,7 @@ from . import limits
 from .config import Budget, Config, Settings
 from .licenses import Licenses
 from .live import LiveJob
-from .model import PREPARE, Attempt, NodeKey
+from .model import PREPARE, Attempt, NodeKey, PlanNode
 from .placement import LOCAL, executor_of
 from .share import CORES, Pick, Room, Running, Shares, Stock, Waiting, no_room
 from .states import JobState
@@ -48,8 +48,13 @@ class Dispatch:
         able = {user for user in by_user if user not in spent and not no_room(rooms[user])}
         wanted = {live.job_hash: self.licenses.wanted(live) if live.job.user in able else {} for live in jobs}
         stock = self.licenses.stock(jobs, wanted)
+        offered = {live.job_hash: live.offered(stock.not_due(live.job_hash, wanted[live.job_hash])) for live in jobs}
         waiting = {
-            user: [part for live in lives if (part := _waiting(config, live, wanted[live.job_hash])).ready]
+            user: [
+                part
+                for live in lives
+                if (part := _waiting(config, live, offered[live.job_hash], wanted[live.job_hash])).ready
+            ]
             for user, lives in by_user.items()
             if user not in spent
         }
@@ -58,7 +63,7 @@ class Dispatch:
             pick
             for live in jobs
             if live.job.user not in spent
-            for pick in _elsewhere(config, live, rooms, stock, wanted[live.job_hash])
+            for pick in _elsewhere(config, live, offered[live.job_hash], rooms, stock, wanted[live.job_hash])
         ]
         picks = elsewhere + self._shares.choose(waiting, running, rooms, free, total, stock)
         picked = {pick.job_hash for pick in picks}
@@ -104,21 +109,22 @@ def _queued(live: LiveJob) -> bool:
     return live.job.state is JobState.QUEUED
 
 
-def _waiting(config: Config, live: LiveJob, wanted: Mapping[NodeKey, str]) -> Waiting:
+def _waiting(config: Config, live: LiveJob, offered: Sequence[PlanNode], wanted: Mapping[NodeKey, str]) -> Waiting:
     """What of a job waits for this machine; ``wanted``: which licences it needs for that."""
     if live.ending or live.job.state is JobState.PREPARING:
         return Waiting(live.job_hash, ())
     if _queued(live):
         return Waiting(live.job_hash, ((PREPARE, 1),) if live.job.executor == LOCAL else ())
     # There may be fewer cores than when it was prepared.
-    here = [node for node in live.ready() if executor_of(config, node) == LOCAL]
+    here = [node for node in offered if executor_of(config, node) == LOCAL]
     ready = [(node.key, min(live.nodes[node.key].cores, config.cores)) for node in here]
     return Waiting(live.job_hash, ready, wanted)
 
 
 def _elsewhere(
-    config: Config, live: LiveJob, rooms: Mapping[str, Sequence[Room]], stock: Stock, wanted: Mapping[NodeKey, str]
-) -> Iterator[Pick]:
+    config: Config, live: LiveJob, offered: Sequence[PlanNode], rooms: Mapping[str, Sequence[Room]], stock: Stock,
+    wanted: Mapping[NodeKey, str],
+) -> Iterator[Pick]:  # fmt: skip
     """What of a job waits for nothing here but a licence: it has a queue of its own. ``rooms`` are counted down."""
     user = live.job.user
     if live.ending or live.job.state is JobState.PREPARING:
@@ -127,7 +133,7 @@ def _elsewhere(
         if live.job.executor != LOCAL:
             yield Pick(user, live.job_hash, PREPARE, 0)
         return
-    for node in live.ready():
+    for node in offered:
         if no_room(rooms.get(user, ())):
             return
         pick = Pick(user, live.job_hash, node.key, 0, wanted.get(node.key, ""))

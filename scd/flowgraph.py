@@ -10,6 +10,7 @@ ends here as it ends in a local run:
 4. A dropped node stays ``pending`` and so do its dependents.
 5. With every failure excused the node starts, and halts itself if it finds no input to work on.
 6. A breakpoint node runs alone, in execution order, when nothing else of the job runs.
+7. No more than ``maxnodes`` nodes of the job run at once: the first of those for which there are resources.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,9 @@ States = Mapping[NodeKey, NodeState]
 
 
 def ready(plan: Plan, states: States) -> list[PlanNode]:
-    """The nodes that may start now, in execution order.
+    """The nodes that may start now, in execution order; no more of them than there is ``room`` for.
 
-    Resources are the caller's business; ``plan.maxnodes`` and breakpoints are not.
+    Which these are is the caller's business, as their resources are.
     """
     by_key = {node.key: node for node in plan.nodes}
     running = [by_key[key] for key, state in states.items() if state.live and key in by_key]
@@ -33,14 +34,17 @@ def ready(plan: Plan, states: States) -> list[PlanNode]:
 
 def choose(plan: Plan, startable: list[PlanNode], running: Sequence[PlanNode]) -> list[PlanNode]:
     """Those of the ``startable`` nodes that may start beside those that are ``running``."""
-    if any(node.breakpoint for node in running):
+    if any(node.breakpoint for node in running) or room(plan, len(running)) == 0:
         return []
     breakpoints = [node for node in startable if node.breakpoint]
     if breakpoints:
         return [] if running else breakpoints[:1]
-    if plan.maxnodes:
-        return startable[: max(0, plan.maxnodes - len(running))]
     return startable
+
+
+def room(plan: Plan, running: int) -> int | None:
+    """How many more nodes ``maxnodes`` lets run beside those that are ``running``; None for any number."""
+    return max(0, plan.maxnodes - running) if plan.maxnodes else None
 
 
 def dropped(plan: Plan, states: States) -> set[NodeKey]:

@@ -6,7 +6,7 @@ The rules are those of ``flowgraph.ready``, which this must always agree with.
 from bisect import bisect_left, insort
 from collections.abc import Mapping
 
-from .flowgraph import choose, may_start
+from .flowgraph import choose, may_start, room
 from .model import NodeKey, Plan, PlanNode
 from .states import NodeState
 
@@ -40,6 +40,10 @@ class Frontier:
         return choose(
             self.plan, [nodes[place] for place in self._startable], [self.by_key[key] for key in self._running]
         )
+
+    def room(self) -> int | None:
+        """How many of these there is room for; None for all."""
+        return room(self.plan, len(self._running))
 
     def before(self, key: NodeKey) -> list[PlanNode]:
         """All nodes that ``key`` depends on, in execution order."""

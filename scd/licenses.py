@@ -52,22 +52,27 @@ class Licenses:
         by_hash = {live.job_hash: live for live in jobs if wanted.get(live.job_hash)}
         self._shares = {name: self._shares.get(name) or Shares() for name in licenses}
         running: dict[str, dict[str, list[Running]]] = {name: {} for name in licenses}
-        waiting: dict[str, dict[str, list[Waiting]]] = {name: {} for name in licenses}
         for live in jobs if licenses else ():
-            for name, node in self._holders(live):
-                running[name].setdefault(live.job.user, []).append(node)
+            for name, holder in self._holders(live):
+                running[name].setdefault(live.job.user, []).append(holder)
+        free = {name: licenses[name].count - sum(map(len, running[name].values())) for name in licenses}
+        waiting: dict[str, dict[str, list[Waiting]]] = {name: {} for name in licenses}
+        asking: set[tuple[str, NodeKey]] = set()
+        for live in by_hash.values():
+            names = wanted[live.job_hash]
             by_name: dict[str, list[tuple[NodeKey, int]]] = {}
-            for key, name in wanted.get(live.job_hash, {}).items():
-                by_name.setdefault(name, []).append((key, 1))
+            for node in live.offered({key for key, name in names.items() if free[name] <= 0}):
+                if node.key in names:
+                    by_name.setdefault(names[node.key], []).append((node.key, 1))
+                    asking.add((live.job_hash, node.key))
             for name, keys in by_name.items():
                 waiting[name].setdefault(live.job.user, []).append(Waiting(live.job_hash, keys))
-        free = {name: licenses[name].count - sum(map(len, running[name].values())) for name in licenses}
         due = [  # each takes one licence, and the cores that it needs
             pick._replace(cores=min(by_hash[pick.job_hash].nodes[pick.key].cores, most), license=name)
             for name, shares in self._shares.items()
             for pick in shares.choose(waiting[name], running[name], {}, free[name], licenses[name].count)
         ]
-        return Stock(free, due)
+        return Stock(free, due, asking)
 
     def lacking(self, job_hash: str, wanted: Mapping[NodeKey, str], stock: Stock) -> dict[NodeKey, str]:
         """What is said of those of a job's nodes that wait for a licence; the others start, or wait for cores."""

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -90,6 +90,13 @@ class LiveJob:
         if self._ready is None:
             self._ready = [] if self._frontier is None else self._frontier.ready()
         return self._ready
+
+    def offered(self, lacking: Collection[NodeKey]) -> list[PlanNode]:
+        """The ready nodes; of more than ``maxnodes`` has room for the first, and those that lack something last."""
+        room = None if self._frontier is None else self._frontier.room()
+        if room is None:
+            return self.ready()
+        return sorted(self.ready(), key=lambda node: node.key in lacking)[:room]
 
     def verdict(self) -> JobState | None:
         """How the job ends if nothing more of it can start, None while something can, or it was never prepared."""

@@ -15,7 +15,7 @@
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from .model import PREPARE, NodeKey
@@ -69,10 +69,14 @@ class Running(NamedTuple):
 
 
 class Stock:
-    """The licences that are free, and those who are next to have them: as many of each as there are, in their order."""
+    """The licences that are free, and those who are next to have them: as many of each as there are, in their order.
 
-    def __init__(self, free: Mapping[str, int], due: Iterable[Pick] = ()):
+    ``asking`` are all that could go if they had one.
+    """
+
+    def __init__(self, free: Mapping[str, int], due: Iterable[Pick] = (), asking: Collection[tuple[str, NodeKey]] = ()):
         self.free = dict(free)
+        self._asking = asking
         self._due = {pick.node: pick for pick in due}
         self._taken: set[tuple[str, NodeKey]] = set()
         self._gone: set[tuple[str, NodeKey]] = set()  # these, and those that do not fit for another reason
@@ -84,10 +88,14 @@ class Stock:
     def is_due(self, pick: Pick) -> bool:
         return pick.node in self._due
 
+    def not_due(self, job_hash: str, wanted: Iterable[NodeKey]) -> set[NodeKey]:
+        """Those of a job's nodes that want a licence and are not next to have one."""
+        return {key for key in wanted if (job_hash, key) not in self._due}
+
     def is_short(self, job_hash: str, key: NodeKey, name: str) -> bool:
         """Whether a node did not go for want of a licence: there is none, or what is left is for others."""
         node = (job_hash, key)
-        return node not in self._taken and (self.free[name] <= 0 or node not in self._due)
+        return node not in self._taken and (self.free[name] <= 0 or (node in self._asking and node not in self._due))
 
     def take(self, pick: Pick) -> None:
         """A node goes."""

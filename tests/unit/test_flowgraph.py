@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scd.flowgraph import dropped, ready, settled, verdict, waiting
+from scd.flowgraph import dropped, ready, room, settled, verdict, waiting
 from scd.model import NodeKey, Plan, PlanNode
 from scd.states import JobState, NodeState
 
@@ -216,7 +216,7 @@ def test_a_breakpoint_that_is_not_ready_holds_nobody_back() -> None:
 def test_maxnodes_counts_what_runs(maxnodes: int | None, running: int, expected: int) -> None:
     flow = plan(*(node(f"r/{n}") for n in range(running)), *(node(f"w/{n}") for n in range(3)), maxnodes=maxnodes)
     now = {key(f"r/{n}"): LIVE[n % 3] for n in range(running)} | {key(f"w/{n}"): P for n in range(3)}
-    assert len(ready(flow, now)) == expected
+    assert len(ready(flow, now)[: room(flow, running)]) == expected
 
 
 # -- the end
@@ -316,9 +316,11 @@ def test_any_run_of_any_flow_ends(case: tuple[Plan, dict[NodeKey, NodeState]], d
     started: set[NodeKey] = set()
     for _ in range(3 * len(flow.nodes) + 1):
         lost_before = dropped(flow, now)
-        offered = [each.key for each in ready(flow, now)]
         live = [found for found, state in now.items() if state in LIVE]
-        assert set(offered) <= set(literal_ready(flow, now)), "a node may start that the rules forbid"
+        may = [each.key for each in ready(flow, now)]
+        offered = may[: room(flow, len(live))]
+        assert bool(offered) == bool(may), "nodes may start, and there is no room for one"
+        assert set(may) <= set(literal_ready(flow, now)), "a node may start that the rules forbid"
         assert not lost_before & set(offered), "a dropped node may start"
         told = waiting(flow, now)
         assert told.keys() == {found for found, state in now.items() if state is P}, "a node waits and nothing is said"

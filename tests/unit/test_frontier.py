@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scd.flowgraph import ready
+from scd.flowgraph import ready, room
 from scd.frontier import Frontier
 from scd.model import NodeKey, Plan, PlanNode
 from scd.states import NodeState
@@ -33,8 +33,10 @@ def test_it_agrees_with_the_rules_after_each_change(plan: Plan, data: st.DataObj
     states = {node.key: data.draw(st.sampled_from(NodeState)) for node in plan.nodes}
     frontier = Frontier(plan, states)
     assert frontier.ready() == ready(plan, states)
+    assert frontier.room() == room(plan, sum(state.live for state in states.values()))
     for _ in range(data.draw(st.integers(0, 20))):
         changed, state = data.draw(st.sampled_from(plan.nodes)).key, data.draw(st.sampled_from(NodeState))
         states[changed] = state
         frontier.move(changed, state)
         assert frontier.ready() == ready(plan, states)
+        assert frontier.room() == room(plan, sum(state.live for state in states.values()))

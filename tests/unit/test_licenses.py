@@ -27,14 +27,14 @@ def settings(licenses: dict[str, Any], cores: int = 4, **more: Any) -> Settings:
     return Settings(msgspec.convert({"licenses": full, "local": {"cores": cores}, **more}, Config))
 
 
-def job(user: str, name: str, works: Sequence[Work], *, slurm: bool = False) -> LiveJob:
+def job(user: str, name: str, works: Sequence[Work], *, slurm: bool = False, maxnodes: int | None = None) -> LiveJob:
     """One whose nodes can all start at once."""
     scheduler = "slurm" if slurm else None
     plan = Plan(
         "top", "job0", "flow",
         tuple(PlanNode(f"n{n}", "0", 0, NodeState.PENDING, (), tool=tool, task="run", scheduler=scheduler)
               for n, (tool, _, _) in enumerate(works)),
-        (),
+        (), maxnodes,
     )  # fmt: skip
     row = Job(name, user, JobState.RUNNING, "", "top", "job0", "flow", "default", 0.0, 0.0, None, 0, "", True, None, 1,
               msgspec.json.encode(plan))  # fmt: skip
@@ -49,13 +49,15 @@ class Site:
         self.now = 0.0
         self.jobs: dict[str, LiveJob] = {}
         self.works: dict[str, Sequence[Work]] = {}
+        self.most: defaultdict[str, int | None] = defaultdict(lambda: None)
         self.running: list[tuple[float, float, str, str]] = []  # end, start, job, attempt
         self.had: defaultdict[tuple[str, str], float] = defaultdict(float)  # seconds of a tool, by user and tool
         self.ended = 0
 
-    def submit(self, user: str, works: Sequence[Work], *, slurm: bool = False) -> LiveJob:
+    def submit(self, user: str, works: Sequence[Work], *, slurm: bool = False, maxnodes: int | None = None) -> LiveJob:
         name = f"{len(self.jobs):032x}"
-        self.jobs[name], self.works[name] = job(user, name, works, slurm=slurm), works
+        self.jobs[name], self.works[name] = job(user, name, works, slurm=slurm, maxnodes=maxnodes), works
+        self.most[name] = maxnodes
         return self.jobs[name]
 
     def turn(self) -> list[str]:
@@ -72,6 +74,7 @@ class Site:
             assert pick.cores == (cores if where.executor == LOCAL else 0), "it gets other cores than it has asked for"
             self.running.append((self.now + length, self.now, pick.job_hash, attempt.name))
             started.append(tool)
+            assert not (most := self.most[pick.job_hash]) or len(live.attempts) <= most, "more run than maxnodes"
         held = self.dispatch.licenses.held(self.jobs.values())
         for name, one in self.settings.config.licenses.items():
             assert held[name] <= one.count, f"{held[name]} of {one.count} {name} licences are held"
@@ -106,6 +109,46 @@ def test_no_more_run_than_there_are_licences_and_others_go_on() -> None:
     assert live.waits().nodes["n4/0"] == "waiting for a vcs licence (2 of 2 in use)"
     site.step()
     assert site.turn() == ["vcs"]
+
+
+@pytest.mark.parametrize("slurm", [False, True])
+def test_a_node_without_a_licence_does_not_take_the_place_of_one_that_needs_none(slurm: bool) -> None:
+    """``maxnodes`` bounds what runs: what cannot run does not count."""
+    site = Site(settings({"vcs": {"count": 1, "slurm": ""}}, slurm={}))
+    site.submit("bob", [("vcs", 1, 50.0)])
+    assert site.turn() == ["vcs"]
+    live = site.submit("alice", [("vcs", 1, 5.0), ("vcs", 1, 5.0), ("yosys", 1, 5.0)], slurm=slurm, maxnodes=1)
+    assert site.turn() == ["yosys"]
+    assert site.turn() == [], "more nodes of the job run than its maxnodes"
+    site.step()
+    assert site.turn() == []
+    assert live.told == "n0/0 and 1 more: waiting for a vcs licence (1 of 1 in use)"
+    site.run()
+    assert (site.had["alice", "vcs"], site.now) == (10.0, 60.0)
+
+
+def test_whose_turn_it_is_not_to_have_a_licence_lets_another_of_its_job_go() -> None:
+    site = Site(settings({"vcs": 1}))
+    site.submit("alice", [("vcs", 1, 5.0)] * 2)
+    site.submit("bob", [("vcs", 1, 5.0), ("yosys", 1, 5.0)], maxnodes=1)
+    assert sorted(site.turn()) == ["vcs", "yosys"]
+
+
+def test_what_waits_behind_maxnodes_keeps_no_licence_from_others() -> None:
+    site = Site(settings({"vcs": 2}))
+    alice = site.submit("alice", [("vcs", 1, 5.0)] * 2, maxnodes=1)
+    site.submit("bob", [("vcs", 1, 5.0)])
+    assert site.turn() == ["vcs", "vcs"]
+    assert len(alice.attempts) == 1
+
+
+def test_nobody_is_said_to_lack_a_licence_that_is_free() -> None:
+    site = Site(settings({"vcs": 1}, cores=1))
+    site.submit("bob", [("yosys", 1, 5.0)])
+    site.turn()
+    live = site.submit("alice", [("yosys", 1, 5.0), ("vcs", 1, 5.0)], maxnodes=1)
+    assert site.turn() == []
+    assert live.waits().nodes == {"n0/0": "waiting for cores", "n1/0": "waiting for cores"}
 
 
 def test_other_users_do_not_wait_for_somebodys_licence() -> None:
@@ -230,18 +273,21 @@ WORKS = st.lists(st.tuples(TOOLS, st.integers(1, 4), st.integers(1, 50).map(floa
 
 @hypothesis_settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from("abc"), WORKS, st.booleans()), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(st.sampled_from("abc"), WORKS, st.booleans(), st.sampled_from([None, 1, 2])), min_size=1, max_size=5
+    ),
     st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.sampled_from([None, 1, 2]),
 )  # fmt: skip
 def test_never_more_are_held_than_there_are_and_every_node_runs(
-    jobs: list[tuple[str, list[Work], bool]], cores: int, vcs: int, genus: int, most: int | None
+    jobs: list[tuple[str, list[Work], bool, int | None]], cores: int, vcs: int, genus: int, most: int | None
 ) -> None:
     """``turn`` looks at what is held each time."""
     licenses = {"vcs": vcs, "genus": {"count": genus, "slurm": ""}}
     site = Site(settings(licenses, cores, slurm={}, limits={"max_running_nodes": most}))
     wanted = 0
-    for user, works, slurm in jobs:
-        site.submit(user, [(tool, min(wide, cores), length) for tool, wide, length in works], slurm=slurm)
+    for user, works, slurm, maxnodes in jobs:
+        narrow = [(tool, min(wide, cores), length) for tool, wide, length in works]
+        site.submit(user, narrow, slurm=slurm, maxnodes=maxnodes)
         wanted += len(works)
     for _ in itertools.count():
         site.turn()
