@@ -28,6 +28,7 @@ class Endings:
         self._slurm = slurm
         self._batches = batches
         self._wake = wake
+        self._complaints: dict[str, str] = {}  # by user, as they were logged
         self.leaving: dict[str, Submission] = {}  # ended for scd, and still to be taken out of Slurm's queue
 
     async def give_up_killed(self, submissions: Iterable[Submission]) -> None:
@@ -84,9 +85,20 @@ class Endings:
             try:
                 await self._tell(user, together, now)
             except ScdError as error:
-                log.warning("user=%s Slurm was not told to end jobs: %s", user or "-", error)
+                self._complain(user, error.message)
+            else:
+                self._complaints.pop(user, None)
         if due:
             self._slurm.hurry()
+
+    def _complain(self, user: str, why: str) -> None:
+        """Once: who was taken out of the configuration has no account to tell Slurm anything, for as long as jobs pend.
+
+        They end by themselves: what runs at its next look at its directory, what pends when it begins.
+        """
+        if self._complaints.get(user) != why:
+            self._complaints[user] = why
+            log.warning("user=%s Slurm was not told to end jobs, which are given up all the same: %s", user or "-", why)
 
     async def _tell(self, user: str, submissions: Sequence[Submission], now: float) -> None:
         """As many as the controller answers; the others with the next look."""
