@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .durable import fsync, open_plain, replace
-from .errors import ConfigError, Forbidden
+from .errors import ConfigError, Forbidden, ScdError
 
 pyrage: Any = None
 with contextlib.suppress(ImportError):  # an extra; _require says so where it is needed
@@ -29,6 +29,10 @@ _NONCE, _TAG, _CHUNK = 16, 16, 2**16
 
 class WrongKey(Forbidden):
     """These files are encrypted to another key than the one that was sent."""
+
+
+class Damaged(ScdError):
+    """These files are cut off, or damaged, on the server's disk."""
 
 
 def sealed(path: Path) -> Path:
@@ -67,7 +71,8 @@ def seal(path: Path, public_key: str) -> None:
 def open_either(path: Path, private_key: bytes | None) -> IO[bytes]:
     """A file to read, whether it is sealed or not. ``size_of`` knows its size.
 
-    Raises FileNotFoundError, and WrongKey if it is sealed to another key or ``private_key`` is None.
+    Raises FileNotFoundError, WrongKey if it is sealed to another key or ``private_key`` is None, and Damaged if its
+    beginning is not whole.
     """
     with contextlib.suppress(FileNotFoundError):  # small buffers: there are as many of them as slow readers
         return open(open_plain(path), "rb")
@@ -95,7 +100,7 @@ class _Decrypted(io.RawIOBase):
     """What a thread decrypts into a pipe, as far as somebody reads it. Closing ends the thread, too."""
 
     def __init__(self, fd: int, private_key: bytes | None):
-        """``fd`` is closed in any case. Raises WrongKey, OSError, ConfigError."""
+        """``fd`` is closed in any case. Raises WrongKey, Damaged, ConfigError."""
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(open(fd, "rb", _BUFFER))
             if private_key is None:
@@ -104,7 +109,10 @@ class _Decrypted(io.RawIOBase):
                 own = identity(private_key)
             except DECRYPTION_ERRORS:
                 raise WrongKey from None
-            self.size = _plain_size(source)
+            try:
+                self.size = _plain_size(source)
+            except OSError as error:
+                raise Damaged from error
             stack.pop_all()
         self._error: Exception | None = None
         self._lock = threading.Lock()
@@ -112,9 +120,10 @@ class _Decrypted(io.RawIOBase):
         self._thread = threading.Thread(target=self._decrypt, args=(source, end, own), daemon=True)
         self._thread.start()
         self._head = os.read(self._pipe, _CHUNK)
-        if not self._head and self._failed():
+        if not self._head and (failure := self._failure()) is not None:
             self.close()
-            raise WrongKey
+            # Errors of its own kind are about the header, which says whose key it is. Behind it the key was right.
+            raise WrongKey if isinstance(failure, DECRYPTION_ERRORS) else Damaged
 
     def readable(self) -> bool:
         return True
@@ -125,8 +134,8 @@ class _Decrypted(io.RawIOBase):
             if self.closed:
                 raise OSError("closed")
             data, self._head = self._head[: len(target)], self._head[len(target) :]
-            if not data and not (data := os.read(self._pipe, len(target))) and self._failed():
-                raise OSError(f"a sealed file is damaged: {self._error}")
+            if not data and not (data := os.read(self._pipe, len(target))) and (failure := self._failure()) is not None:
+                raise OSError(f"a sealed file is damaged: {failure}")
         target[: len(data)] = data
         return len(data)
 
@@ -136,9 +145,9 @@ class _Decrypted(io.RawIOBase):
                 os.close(self._pipe)
                 super().close()
 
-    def _failed(self) -> bool:
+    def _failure(self) -> Exception | None:
         self._thread.join()
-        return self._error is not None
+        return self._error
 
     def _decrypt(self, source: IO[bytes], end: int, own: Any) -> None:
         try:
@@ -159,8 +168,10 @@ def _plain_size(source: IO[bytes]) -> int:
         raise OSError("a sealed file is damaged: it has no header")
     source.seek(0)
     payload = os.fstat(source.fileno()).st_size - end - _NONCE
+    if payload < _TAG:  # that of the last chunk, which may be empty
+        raise OSError("a sealed file is damaged: it ends with its header")
     chunks = -(-payload // (_CHUNK + _TAG))
-    return max(0, payload - chunks * _TAG)
+    return payload - chunks * _TAG
 
 
 def _recipient(public_key: str) -> Any:

@@ -159,7 +159,7 @@ def _clear(directory: JobDirectory, job: Job) -> None:
 
 
 def _rebuild(directory: JobDirectory, archives: list[str], key: str | None, prefix: str, target: Path) -> None:
-    """One import of the job's own and of all results. Raises NotReady, OSError."""
+    """One import of the job's own and of all results. Raises NotReady, WrongKey, Damaged, OSError."""
     private = private_key(key) if key else None
     aside = target.with_name(f".{target.name}")
     sources = [(directory.import_archive, ""), *((directory.archives / name, prefix) for name in archives)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import AsyncIterator
@@ -15,10 +16,12 @@ from .. import limits
 from ..auth import Identity, private_key
 from ..errors import NoResults
 from ..model import NodeKey, Tombstone
-from ..sealed import SUFFIX, WrongKey, open_either, size_of
+from ..sealed import SUFFIX, Damaged, WrongKey, open_either, size_of
 from .peers import client_address, is_proxied
 from .services import Services, owned
 from .turns import Turns
+
+log = logging.getLogger(__name__)
 
 _CHUNK = 2**16  # each reader that is slow holds some of them
 _SLICE = 64 * 2**20  # of a download, charged at a time
@@ -35,7 +38,7 @@ class Results:
     async def answer(self, request: Request, job_hash: str, owner: Identity, node: str | None) -> Response:
         """An archive of a user's own job, charged as it is sent.
 
-        Raises UnknownJob, NotOwner, NoResults, ResultTooLarge, WrongKey.
+        Raises UnknownJob, NotOwner, NoResults, ResultTooLarge, WrongKey, Damaged.
         """
         user = owner.user
         job = await owned(self._s.store, job_hash, user)
@@ -55,6 +58,9 @@ class Results:
                 f"{error.message} The administrator finds them at {where}{SUFFIX}, and who has their key opens them: "
                 "age -d -i KEY FILE."
             ) from None
+        except Damaged as error:
+            log.error("job=%s %s%s is cut off, or damaged", job_hash, path, SUFFIX)
+            raise Damaged(f"{error.message} The administrator finds them at {where}{SUFFIX}.") from None
         size = size_of(file)
         if temporary:
             await asyncio.to_thread(path.unlink, missing_ok=True)

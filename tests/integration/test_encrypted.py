@@ -109,6 +109,28 @@ def test_check_finds_what_is_cut_off_or_gone(new_daemon: NewDaemon, pair: Pair) 
     assert "to mend it: restore the file from a backup of the spool" in ctl(daemon, "check", status=1)
 
 
+def test_who_fetches_what_is_cut_off_is_not_told_of_another_key(new_daemon: NewDaemon, pair: Pair) -> None:
+    daemon = new_daemon(bob(pair))
+    job_hash = sealed_job(daemon, pair)
+    (archive,) = (row["archive"] for row in daemon.rows("SELECT archive FROM attempts WHERE step = 'work'"))
+    os.truncate(daemon.job_directory(job_hash) / "archives" / f"{archive}.age", 600)
+    answer = daemon.post(f"/get_results/{job_hash}.tar.gz", {"node": "work0", **credentials(pair)})
+    assert answer.status_code == 500
+    assert answer.json()["message"] == (
+        "These files are cut off, or damaged, on the server's disk. The administrator finds them at "
+        f"jobs/{job_hash[:2]}/{job_hash}/archives/{archive}.age."
+    )
+    assert f"job={job_hash}" in daemon.log.read_text()
+    assert "is cut off, or damaged" in daemon.log.read_text(), "the administrator is not told"
+
+    code, message = resume(daemon, pair, job_hash, "script=true")
+    assert code == 200, message
+    told = daemon.wait(job_hash, credentials=credentials(pair))
+    assert told["status"] == "failed", told
+    (row,) = daemon.rows("SELECT reason FROM jobs WHERE job_hash = ?", job_hash)
+    assert row["reason"] == "These files are cut off, or damaged, on the server's disk."
+
+
 def test_check_finds_a_plain_archive_that_is_cut_off(new_daemon: NewDaemon) -> None:
     daemon = new_daemon()
     job_hash = str(daemon.submit(manifest("chain"), collected("chain")).json()["job_hash"])

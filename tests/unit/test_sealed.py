@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scd.auth import private_key
-from scd.sealed import WrongKey, open_either, seal, sealed, size_of
+from scd.sealed import Damaged, WrongKey, open_either, plain_size, seal, sealed, size_of
 
 from ..keys import Pair, make_pair
 
@@ -66,10 +66,32 @@ def test_a_damaged_file_is_an_error_and_not_a_short_one(tmp_path: Path, pair: Pa
         sealed(path).write_bytes(spoilt)
         with open_either(path, private_key(pair.sent)) as file, pytest.raises(OSError, match="damaged"):
             file.read()
-    for spoilt in (b"", b"nonsense", whole[:50]):
+
+
+def test_what_is_cut_off_at_its_beginning_is_not_another_key_s(tmp_path: Path, pair: Pair) -> None:
+    """Behind the header a key that fits is told from one that does not; before its end no key could do anything."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(1_000_000))
+    seal(path, pair.public)
+    whole = sealed(path).read_bytes()
+    header = whole.index(b"\n", whole.index(b"\n--- ") + 1) + 1
+    own, other = private_key(pair.sent), private_key(make_pair(tmp_path / "other").sent)
+    for size in (0, 10, header - 5, header, header + 5, header + 16, header + 20):
+        sealed(path).write_bytes(whole[:size])
+        for key in (own, other):
+            with pytest.raises(Damaged, match="cut off, or damaged"):
+                open_either(path, key)
+        with pytest.raises(OSError, match="damaged"):
+            plain_size(path)
+    for spoilt in (whole[: header + 40], whole[: header + 5000], whole[: header + 30] + b"x" + whole[header + 31 :]):
         sealed(path).write_bytes(spoilt)
-        with pytest.raises((OSError, WrongKey)):
-            open_either(path, private_key(pair.sent))
+        with pytest.raises(Damaged):
+            open_either(path, own)
+        with pytest.raises(WrongKey):
+            open_either(path, other)
+    sealed(path).write_bytes(b"nonsense")
+    with pytest.raises(Damaged):
+        open_either(path, own)
 
 
 @pytest.mark.parametrize("left", ["aside", "both"])
