@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..durable import open_plain
-from ..launcher.batch import ALIVE, ENDED, OUTPUT, STARTED
 from ..launcher.claims import CLAIM, held
+from ..launcher.records import ALIVE, ENDED, OUTPUT, STARTED
 
 _MOST_OUTPUT = 2000
 _MOST_RECORD = 64 * 2**20  # a plan of many thousand nodes fits

@@ -1,12 +1,17 @@
-"""The shim's attempts, and what an earlier shim of the same job left unfinished. Standard library only."""
+"""Attempts of a shim or a batch job, and what an earlier shim of the job left unfinished. Standard library only."""
 
+import contextlib
+import os
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from ..channel import Message
-from ..procfs import ProcessId, boot_id
+from ..procfs import ProcessId, boot_id, descends, kill_all, tree
 from .journal import Record
+from .results import open_archive
 
 _EXTRA = ("plan", "usage", "exit_code", "refused", "timing")
 
@@ -32,6 +37,30 @@ class Attempt:
     def start(self, pid: int | None) -> None:
         """``pid`` is None if it had ended before anyone could look."""
         self.pid, self.started = pid, time.monotonic()
+
+    @contextlib.contextmanager
+    def files(self, archives: Path, upload: Path) -> Iterator[tuple[int, ...]]:
+        """Descriptors that the runner is given: of the archive to fill, then of what it is to read. Raises OSError."""
+        with contextlib.ExitStack() as stack:
+            fds = [open_archive(archives, self.archive)]
+            stack.callback(os.close, fds[-1])
+            for path in (self.order[kind] for kind in ("manifest", "import") if kind in self.order):
+                path = upload / os.path.basename(path)
+                fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+                stack.callback(os.close, fds[-1])
+            yield tuple(fds)
+
+    def tell_to_end(self) -> None:
+        """The node's own process alone: SiliconCompiler ends its tool and writes the manifest."""
+        if self.pid is not None and descends(self.pid, os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+
+    def make_end(self) -> None:
+        """The node, with all that it has started."""
+        self.overdue = True
+        if self.pid is not None and descends(self.pid, os.getpid()):
+            kill_all(tree(self.pid))
 
     def outcome(self, message: Message, *, lost: bool) -> dict[str, Any]:
         """How it ended, from what the runner says and from what the shim did to it.

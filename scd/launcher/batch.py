@@ -14,38 +14,30 @@ are the directories around those of the job, is not trusted by the job's account
 """
 
 import contextlib
-import errno
 import json
 import os
 import selectors
-import shutil
 import signal
-import socket
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from ..channel import ChannelBroken, Message
-from ..durable import open_plain, replace
-from ..procfs import become_subreaper, boot_id, descends, kill_all, tree
+from ..procfs import become_subreaper
 from .attempts import Attempt
-from .claims import REVOKED, claim, held
+from .claims import claim, held
+from .furnish import furnish
+from .pinned import hold
+from .records import ENDED, STARTED, Records, catch_output
 from .remains import own_process
-from .results import discard, open_archive, publish
+from .results import open_archive, settle
 from .runner import RunnerProcess
 from .tryout import try_out
 
-ALIVE, STARTED, ENDED, OUTPUT = "alive", "started.json", "ended.json", "output"
-# In the sandbox's arguments: directories of the node's own, known only there. The first is its /tmp.
-TEMPORARY_MARK, ETC_MARK = "{temporary}", "{etc}"
-
-_BEAT = 5.0  # seconds between two signs of life, and two looks for a revocation
 _GRACE = 2.5  # between TERM and KILL
 _PACKING = 20.0  # for the results of a node that was killed; Slurm itself waits 30 s by default
-_RETRY = 5.0  # between attempts to write a record that a full disk did not take
 _SIGNALLED = "ended by a signal from outside"
 
 
@@ -55,6 +47,7 @@ class Batch:
         self.archives = archives
         self.upload = upload
         self.attempt = Attempt(task["order"])
+        self.records = Records(place, self.attempt.name)
         self.spec: dict[str, Any] = task["spec"]
         self.temporary = str(temporary)
         self.selector = selectors.DefaultSelector()
@@ -70,7 +63,7 @@ class Batch:
         """The exit status of the batch job."""
         signal.signal(signal.SIGTERM, self._on_term)
         signal.set_wakeup_fd(self.wake_end, warn_on_full_buffer=False)
-        threading.Thread(target=self._beat, daemon=True).start()
+        threading.Thread(target=self.records.beat, args=[self.wake_end], daemon=True).start()
         self._look_for_revocation()
         if self.attempt.killed:
             self._end({"state": "error"})
@@ -107,19 +100,11 @@ class Batch:
     # -- the runner
 
     def _launch(self) -> None:
-        order = self.attempt.order
-        with contextlib.ExitStack() as stack:
-            fds: list[int] = []
-            try:
-                fds.append(open_archive(self.archives, self.attempt.archive))
-                stack.callback(os.close, fds[-1])
-                for upload in (order[kind] for kind in ("manifest", "import") if kind in order):
-                    path = self.upload / os.path.basename(upload)
-                    fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
-                    stack.callback(os.close, fds[-1])
-                self._to_runner(order, tuple(fds))
-            except OSError as error:
-                self._end({"state": "error", "reason": f"cannot start: {error}"})
+        try:
+            with self.attempt.files(self.archives, self.upload) as fds:
+                self._to_runner(self.attempt.order, fds)
+        except OSError as error:
+            self._end({"state": "error", "reason": f"cannot start: {error}"})
 
     def _to_runner(self, message: Message, fds: tuple[int, ...]) -> None:
         if self.runner is None:
@@ -142,7 +127,7 @@ class Batch:
         match message.get("type"):
             case "started" if self.attempt.started is None and not self.lost:
                 self.attempt.start(own_process(fds[0]))
-                self._write(STARTED, {"pid": self.attempt.pid})
+                self.records.write(STARTED, {"pid": self.attempt.pid})
                 if self.signalled or self.attempt.killed:
                     self._kill()
             case "ended" if not self.lost:
@@ -176,22 +161,13 @@ class Batch:
         self.signalled = True
 
     def _look_for_revocation(self) -> None:
-        if self.attempt.killed:
-            return
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            with open(open_plain(self.place / REVOKED), "rb") as file:
-                order = json.loads(file.read())
-            self.attempt.killed = (str(order["state"]), str(order["reason"]))
+        self.attempt.killed = self.attempt.killed or self.records.revocation()
 
     def _kill(self) -> None:
-        """The node's own process alone: SiliconCompiler ends its tool and writes the manifest."""
         if self.overdue is not None or self.status is not None:
             return
         self.overdue = time.monotonic() + _GRACE
-        pid = self.attempt.pid
-        if pid is not None and descends(pid, os.getpid()):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        self.attempt.tell_to_end()
 
     def _lose_patience(self) -> None:
         attempt = self.attempt
@@ -200,94 +176,20 @@ class Batch:
         if self.lost or attempt.started is None or attempt.overdue:
             self._lose_runner()
             return
-        attempt.overdue, self.overdue = True, time.monotonic() + _PACKING
-        if attempt.pid is not None and descends(attempt.pid, os.getpid()):
-            kill_all(tree(attempt.pid))
+        self.overdue = time.monotonic() + _PACKING
+        attempt.make_end()
 
     def _end(self, message: Message, *, lost: bool = False) -> None:
         if self.status is not None:
             return
-        archive = None
-        try:
-            if message.get("archived"):
-                archive = publish(self.archives, self.attempt.archive)
-            else:
-                discard(self.archives, self.attempt.archive)
-        except OSError as error:  # a success whose results nobody can have is none
-            discard(self.archives, self.attempt.archive)
-            message = {**message, "state": "error", "reason": f"its results could not be kept: {error.strerror}"}
-            message.pop("plan", None)
+        archive, message = settle(self.archives, self.attempt.archive, message)
         outcome = self.attempt.outcome(message, lost=lost and not self.signalled)
         failed = outcome["state"] not in ("success", "skipped")
         signalled = self.signalled and failed and not self.attempt.killed
         if signalled:
             outcome["reason"] = outcome["reason"] or _SIGNALLED
-        self._write(ENDED, {"archive": archive, "signalled": signalled, **outcome})
+        self.records.write(ENDED, {"archive": archive, "signalled": signalled, **outcome})
         self.status = int(failed)
-
-    def _write(self, name: str, fields: dict[str, Any]) -> None:
-        """A record, on the disk when this returns. A full disk makes it wait: without a record the node never ended."""
-        record = {
-            "type": name.removesuffix(".json"), "name": self.attempt.name, "at": time.time(), "mono": time.monotonic(),
-            "boot": boot_id(), "host": socket.gethostname(), "job": _job(), **fields,
-        }  # fmt: skip
-        aside = self.place / f".{name}"
-        complained = False
-        while True:
-            try:
-                aside.write_text(json.dumps(record, separators=(",", ":")))
-                replace(aside, self.place / name)
-            except OSError as error:
-                if not complained:
-                    print(f"{self.place / name} cannot be written, and is tried again: {error}", file=sys.stderr)
-                complained = True
-                time.sleep(_RETRY)
-            else:
-                return
-
-    def _beat(self) -> None:
-        """In a thread of its own: a shared directory may answer late, and the node goes on meanwhile."""
-        while True:
-            with contextlib.suppress(OSError):
-                (self.place / ALIVE).touch()
-            with contextlib.suppress(OSError):
-                if (self.place / REVOKED).exists():
-                    os.write(self.wake_end, b"\0")
-            time.sleep(_BEAT)
-
-
-def hold(stack: contextlib.ExitStack, directory: Path, inode: int | None) -> Path:
-    """A path that leads to a directory whatever is renamed from now on. Raises OSError.
-
-    ``inode`` is what ``scd-launcher`` saw there when it submitted, as the job's account, which alone can have it then:
-    who has the directories above it could put a link in its place, to the account's own files. Devices differ from
-    machine to machine.
-    """
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    status = os.fstat(fd)
-    if inode is not None and (status.st_ino, status.st_uid) != (inode, os.geteuid()):
-        raise OSError(errno.ESTALE, "another directory is there", str(directory))
-    return Path(f"/proc/self/fd/{fd}")
-
-
-def furnish(task: dict[str, Any], stack: contextlib.ExitStack) -> Path:
-    """Make what the sandbox shows of this node's disk, and name it in the sandbox's arguments; the job's /tmp."""
-    own = Path(tempfile.mkdtemp(prefix="scd-"))
-    stack.callback(shutil.rmtree, own, ignore_errors=True)
-    temporary, etc = own / "tmp", own / "etc"
-    for directory in (temporary, etc):
-        directory.mkdir(mode=0o700)
-    for name, text in task["etc"].items():
-        (etc / name).write_text(text)
-        (etc / name).chmod(0o444)
-    spec = task["spec"]
-    marks = {TEMPORARY_MARK: str(temporary), ETC_MARK: str(etc)}
-    for mark, place in marks.items():
-        spec["sandbox"] = [
-            place + part.removeprefix(mark) if part.startswith(mark) else part for part in spec["sandbox"]
-        ]
-    return temporary
 
 
 def _run(task: dict[str, Any], stack: contextlib.ExitStack) -> int:
@@ -299,7 +201,7 @@ def _run(task: dict[str, Any], stack: contextlib.ExitStack) -> int:
         upload = hold(stack, pinned / ".." / "upload", None)
         place = stack.enter_context(held(pinned / task["place"]))
         if inodes or "elements" in task:  # then Slurm was not to open anything by its path
-            _catch_output(place)
+            catch_output(place)
         ours = claim(place)
     except OSError as error:
         sys.exit(
@@ -317,20 +219,6 @@ def _run(task: dict[str, Any], stack: contextlib.ExitStack) -> int:
     if "order" not in task:
         return try_out(spec, place / ENDED)
     return Batch(task, place, archives, upload, temporary).run()
-
-
-def _catch_output(place: Path) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(place / OUTPUT, flags, 0o640)
-    for number in (1, 2):
-        os.dup2(fd, number)
-    os.close(fd)
-
-
-def _job() -> str:
-    """What Slurm's commands call it."""
-    array, element = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{element}" if array else os.environ.get("SLURM_JOB_ID", "")
 
 
 def main() -> None:

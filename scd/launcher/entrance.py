@@ -39,6 +39,7 @@ class Entrance:
     """The listening socket and the daemon's connections."""
 
     def __init__(self, control: Path, daemon_uid: int, selector: selectors.BaseSelector, *, shared: bool):
+        self._path = control / SOCKET
         self._daemon_uid = daemon_uid
         self._selector = selector
         self._connections: dict[socket.socket, bytearray] = {}
@@ -92,6 +93,10 @@ class Entrance:
     def tell_all(self, message: Message) -> None:
         for connection in list(self._connections):
             self.tell(connection, message)
+
+    def close(self) -> None:
+        """Nobody is to come any more."""
+        self._path.unlink(missing_ok=True)
 
     def _hang_up(self, connection: socket.socket) -> None:
         if self._connections.pop(connection, None) is not None:

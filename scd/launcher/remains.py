@@ -1,7 +1,9 @@
 """Which processes are a job's, and the end of those that a dead shim left behind. Standard library only."""
 
 import os
+import shutil
 import time
+from collections.abc import Iterable
 
 from ..procfs import ProcessId, alive, descends, kill_all, marked, pid_of, tree
 
@@ -9,8 +11,17 @@ _DEATH_DEADLINE = 10.0
 _ROUNDS = 100  # of killing what may fork meanwhile
 
 
-def end_runner(runner: ProcessId) -> None:
-    """The runner of a dead shim: a sandbox died with its shim, or is about to."""
+def clear(runner: ProcessId | None, temporaries: Iterable[str]) -> None:
+    """End the processes of dead shims, and remove what they had as temporary directories."""
+    if runner is not None:
+        _end_runner(runner)
+    for temporary in temporaries:
+        _end_orphans(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _end_runner(runner: ProcessId) -> None:
+    """A sandbox died with its shim, or is about to."""
     deadline = time.monotonic() + _DEATH_DEADLINE
     while alive(runner) and time.monotonic() < deadline:
         kill_all(tree(runner.pid))
@@ -39,7 +50,7 @@ def reap(besides: int | None) -> None:
         os.waitpid(result.si_pid, 0)
 
 
-def end_orphans(temporary: str) -> None:
+def _end_orphans(temporary: str) -> None:
     """What a shim and a runner that died together left behind: known by the directory that was made for them alone."""
     for _ in range(_ROUNDS):
         orphans = marked(f"TMPDIR={temporary}".encode()) - {os.getpid()}

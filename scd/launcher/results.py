@@ -3,10 +3,9 @@
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ..channel import Message
 from ..durable import replace
 
 # The daemon may write in the directory too: what it would let a link lead to is the job's account's.
@@ -34,12 +33,23 @@ def discard(directory: Path, name: str) -> None:
         _aside(directory, name).unlink()
 
 
-def keep(directory: Path, name: str, message: Mapping[str, Any]) -> str | None:
+def keep(directory: Path, name: str, message: Message) -> str | None:
     """An archive that the runner says is finished, published; None for any other. Raises OSError."""
     if message.get("archived"):
         return publish(directory, name)
     discard(directory, name)
     return None
+
+
+def settle(directory: Path, name: str, message: Message) -> tuple[str | None, Message]:
+    """Publish what a node that ended has left, or drop it: the archive, and the runner's message as it is then true."""
+    try:
+        return keep(directory, name, message), message
+    except OSError as error:  # a success whose results nobody can have is none
+        discard(directory, name)
+        reason = f"its results could not be kept: {error.strerror}"
+        kept = {key: value for key, value in message.items() if key != "plan"}
+        return None, {**kept, "state": "error", "reason": reason}
 
 
 def _aside(directory: Path, name: str) -> Path:

@@ -19,7 +19,6 @@ import json
 import os
 import selectors
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -28,14 +27,17 @@ from pathlib import Path
 from typing import Any
 
 from ..channel import ChannelBroken, Message
-from ..procfs import become_subreaper, descends, identify, kill_all, tree
+from ..procfs import identify
 from .attempts import Attempt, Leftovers
 from .cage import Cage
-from .entrance import SOCKET, Entrance, take_lock
+from .deadlines import Deadlines
+from .detach import announce, detach
+from .entrance import Entrance, take_lock
 from .journal import Journal, read
+from .pinned import pin
 from .questions import Questions
-from .remains import end_orphans, end_runner, own_process, reap
-from .results import discard, keep, open_archive
+from .remains import clear, own_process, reap
+from .results import open_archive, settle
 from .runner import RunnerProcess
 
 SPEC = "shim.json"
@@ -43,7 +45,6 @@ _NEWS = {"journal": True}
 # Without a daemon and without work for so long, nobody will ask for this runner again: a resume starts a new one.
 _IDLE = 3600.0
 _WAKE = 5.0  # orphans are reaped at least this often
-_CONTROL_FD, _ARCHIVES_FD = 100, 101
 _PACKING = 120.0  # for the results of a node that was killed
 _RETRY = 1.0  # between attempts to write what a full disk did not take
 
@@ -62,7 +63,7 @@ class Shim:
         self.deferred: list[Attempt] = []  # accepted, but that is not on the disk yet: a full one makes them wait
         self.lost: dict[str, tuple[Attempt, str]] = {}
         self.seen: set[str] = set()
-        self.kills: list[tuple[float, str]] = []
+        self.kills = Deadlines()
         self.runner: RunnerProcess | None = None
         self.closing = False
         os.umask(0o027 if self.spec["shared"] else 0o077)  # shared: a daemon of another account reads as the group
@@ -85,7 +86,7 @@ class Shim:
             done = not (self.attempts or self.lost or self.journal.pending)
             if done and (self.closing or time.monotonic() - busy > _IDLE):
                 break
-            for key, _ in self.selector.select(self._next_timer()):
+            for key, _ in self.selector.select(self.kills.left(_RETRY if self.journal.pending else _WAKE)):
                 self._serve(key.fileobj, key.data)
             self._write_pending()
             reap(besides=self.runner.child if self.runner is not None else None)
@@ -94,8 +95,7 @@ class Shim:
             self.runner.stop(self.selector)
         self.journal.close()
         shutil.rmtree(self.temporary, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.control / SOCKET)
+        self.entrance.close()
 
     def _serve(self, ready: object, runner: RunnerProcess | None) -> None:
         """``runner``: whose event it is. One that died in this round may have left another, with the same numbers."""
@@ -124,11 +124,7 @@ class Shim:
         me = identify(os.getpid())
         assert me is not None
         self.journal.append("shim", pid=me.pid, ticks=me.ticks, temporary=self.temporary)
-        if left.runner is not None:
-            end_runner(left.runner)
-        for temporary in left.temporaries:
-            end_orphans(temporary)
-            shutil.rmtree(temporary, ignore_errors=True)
+        clear(left.runner, left.temporaries)
         os.makedirs(self.temporary, mode=0o700, exist_ok=True)
         self.seen = left.seen
         self.lost = {name: (attempt, left.reason(name)) for name, attempt in left.unfinished.items()}
@@ -176,31 +172,16 @@ class Shim:
             self.deferred.append(attempt)
 
     def _launch(self, attempt: Attempt) -> None:
-        order = attempt.order
-        with contextlib.ExitStack() as stack:
-            fds: list[int] = []
-            try:
-                fds.append(open_archive(self.archives, attempt.archive))
-                stack.callback(os.close, fds[-1])
-                for upload in (order[kind] for kind in ("manifest", "import") if kind in order):
-                    path = self.control / ".." / "upload" / os.path.basename(upload)
-                    fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
-                    stack.callback(os.close, fds[-1])
-                self._to_runner(order, tuple(fds))
-            except OSError as error:
-                self._end(self.attempts.pop(attempt.name), {"state": "error", "reason": f"cannot start: {error}"})
+        try:
+            with attempt.files(self.archives, self.control / ".." / "upload") as fds:
+                self._to_runner(attempt.order, fds)
+        except OSError as error:
+            self._end(self.attempts.pop(attempt.name), {"state": "error", "reason": f"cannot start: {error}"})
 
     def _end(self, attempt: Attempt, message: Message, *, lost: bool = False) -> None:
-        archive = None
         if message.get("state", "error") == "error" and (shortage := self.cage.shortage()):
             message = {**message, "reason": shortage}
-        try:
-            archive = keep(self.archives, attempt.archive, message)
-        except OSError as error:  # a success whose results nobody can have is none
-            discard(self.archives, attempt.archive)
-            reason = f"its results could not be kept: {error.strerror}"
-            message = {**message, "state": "error", "reason": reason}
-            message.pop("plan", None)
+        archive, message = settle(self.archives, attempt.archive, message)
         self._record("ended", name=attempt.name, archive=archive, **attempt.outcome(message, lost=lost))
 
     # -- the runner's side
@@ -290,19 +271,14 @@ class Shim:
             attempt = self.attempts.get(name)
             if attempt is None:
                 if name in self.lost:  # its logs are being saved: not for ever
-                    self.kills.append((time.monotonic() + _PACKING, name))
+                    self.kills.add(name, _PACKING)
                 continue
             attempt.killed = attempt.killed or (order["state"], order["reason"])
-            # The node's own process alone: SiliconCompiler ends its tool and writes the manifest.
-            if attempt.pid is not None and descends(attempt.pid, os.getpid()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(attempt.pid, signal.SIGTERM)
-            self.kills.append((time.monotonic() + float(order["grace"]), name))
-        self.kills.sort()
+            attempt.tell_to_end()
+            self.kills.add(name, float(order["grace"]))
 
     def _kill_overdue(self) -> None:
-        while self.kills and self.kills[0][0] <= time.monotonic():
-            _, name = self.kills.pop(0)
+        for name in self.kills.overdue():
             attempt = self.attempts.get(name)
             if attempt is None:
                 if name in self.lost:
@@ -313,40 +289,14 @@ class Shim:
             elif attempt.started is None or attempt.overdue:
                 self._lose_runner()  # it does not get to the node, or to packing its results
             else:
-                attempt.overdue = True
-                self.kills.append((time.monotonic() + _PACKING, name))
-                if attempt.pid is not None and descends(attempt.pid, os.getpid()):
-                    kill_all(tree(attempt.pid))
-        self.kills.sort()
-
-    def _next_timer(self) -> float:
-        wake = _RETRY if self.journal.pending else _WAKE
-        return max(0.0, min(self.kills[0][0] - time.monotonic(), wake)) if self.kills else wake
-
-
-def _pinned(control: int, archives: int) -> tuple[Path, Path]:
-    """Paths that lead to these directories whatever is renamed above them, and are the same for every shim."""
-    for given, fixed in ((control, _CONTROL_FD), (archives, _ARCHIVES_FD)):
-        os.dup2(given, fixed, inheritable=False)
-        os.close(given)
-    return Path(f"/proc/self/fd/{_CONTROL_FD}"), Path(f"/proc/self/fd/{_ARCHIVES_FD}")
+                self.kills.add(name, _PACKING)
+                attempt.make_end()
 
 
 def main() -> None:
-    places = _pinned(*map(int, sys.argv[2:])) if sys.argv[2:] else (Path(sys.argv[1]),)
+    places = pin(*map(int, sys.argv[2:])) if sys.argv[2:] else (Path(sys.argv[1]),)
     os.umask(0o077)
-    if os.fork():
-        os._exit(0)
-    os.setsid()
-    become_subreaper()
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        # Not SIG_IGN: the runner would inherit that.
-        signal.signal(number, lambda *_: None)
+    detach()
     shim = Shim(*places)
-    # The starter reads this line and end of file, or end of file alone if we died.
-    sys.stdout.write(f"{os.getpid()}\n")
-    sys.stdout.flush()
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
+    announce()
     shim.run()

@@ -13,8 +13,8 @@ import msgspec
 from ..config import Config, Runtime
 from ..runtimes import BOOT, PATH, Runtimes, command, job_environment
 from .base import Work
-from .batch import ETC_MARK, TEMPORARY_MARK
 from .claims import SLURM
+from .furnish import ETC_MARK, TEMPORARY_MARK
 from .sandbox import TEMPORARY, Sandbox, etc_files
 
 SHIM_ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}

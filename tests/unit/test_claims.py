@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from scd.executors import places
-from scd.launcher.batch import hold
 from scd.launcher.claims import claim, give_up, held, make
+from scd.launcher.pinned import hold
 
 
 @pytest.fixture
