@@ -5,12 +5,13 @@ It runs on a compute node, outside the job's sandbox, and writes where the job c
 1. claim the attempt, and end if it is taken: Slurm can start one batch job twice;
 2. start the runner in its sandbox and give it the one order;
 3. publish the archive, then the record of the end;
-4. end the node when Slurm says so (TERM) or the daemon (the file ``revoked``): TERM, then KILL of the whole tree;
+4. end the node when Slurm says so (TERM) or the daemon (the file ``revoked``, or that there is no directory any more):
+   TERM, then KILL of the whole tree;
 5. show that it lives, by the time of the file ``alive``.
 
 ``python -I -S boot.py scd.launcher.batch`` reads its task from its input, one JSON object. What it writes for the
 daemon lies in the attempt's own directory, each file whole or not at all. Where jobs have accounts the daemon, whose
-are the directories around those of the job, is not trusted by the job's account: see ``hold``.
+are the directories around those of the job, is not trusted by the job's account: see ``pinned``.
 """
 
 import contextlib

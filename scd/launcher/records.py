@@ -4,6 +4,7 @@ Each record is whole or not there. The daemon's side is ``executors/places.py``,
 """
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -20,6 +21,9 @@ ALIVE, STARTED, ENDED, OUTPUT = "alive", "started.json", "ended.json", "output"
 
 _BEAT = 5.0  # seconds between two signs of life, and two looks for a revocation
 _RETRY = 5.0  # between attempts to write a record that a full disk did not take
+# A file server that was started again may know nothing of a directory for a while.
+_MARGIN = 300.0
+_GONE = "error", "its directory was removed"
 
 
 class Records:
@@ -27,9 +31,13 @@ class Records:
         """``name`` is the attempt's."""
         self._place = place
         self._name = name
+        self._missing: float | None = None  # since when the file system does not know the directory
 
     def write(self, file: str, fields: dict[str, Any]) -> None:
-        """A record, on the disk when this returns. A full disk makes it wait: without a record the node never ended."""
+        """A record, on the disk when this returns, unless the directory is gone: then nobody waits for it any more.
+
+        A full disk makes it wait: without a record the node never ended.
+        """
         record = {
             "type": file.removesuffix(".json"), "name": self._name, "at": time.time(), "mono": time.monotonic(),
             "boot": boot_id(), "host": socket.gethostname(), "job": _job(), **fields,
@@ -41,6 +49,9 @@ class Records:
                 aside.write_text(json.dumps(record, separators=(",", ":")))
                 replace(aside, self._place / file)
             except OSError as error:
+                if not self._show_life():
+                    print(f"{self._place / file} is not written: {_GONE[1]}", file=sys.stderr)
+                    return
                 if not complained:
                     print(f"{self._place / file} cannot be written, and is tried again: {error}", file=sys.stderr)
                 complained = True
@@ -55,19 +66,38 @@ class Records:
         """
         while True:
             with contextlib.suppress(OSError):
-                (self._place / ALIVE).touch()
-            with contextlib.suppress(OSError):
-                if (self._place / REVOKED).exists():
+                if not self._show_life() or (self._place / REVOKED).exists():
                     os.write(wake, b"\0")
             time.sleep(_BEAT)
 
     def revocation(self) -> tuple[str, str] | None:
-        """The state and the reason with which the daemon has ended the attempt, if it has."""
+        """The state and the reason with which the daemon has ended the attempt, if it has.
+
+        It has, too, when it has removed the directory, with the job: so the end of one that was cut off meanwhile.
+        """
+        if not self._show_life():
+            return _GONE
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             with open(open_plain(self._place / REVOKED), "rb") as file:
                 order = json.loads(file.read())
             return str(order["state"]), str(order["reason"])
         return None
+
+    def _show_life(self) -> bool:
+        """Whether there still is a directory for that, as far as is known."""
+        try:
+            (self._place / ALIVE).touch()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                return True
+        else:
+            self._missing = None
+            return True
+        with contextlib.suppress(OSError):
+            if os.stat(self._place).st_nlink == 0:  # it is held by a descriptor, and was removed
+                return False
+        self._missing = self._missing or time.monotonic()
+        return time.monotonic() - self._missing < _MARGIN
 
 
 def catch_output(place: Path) -> None:

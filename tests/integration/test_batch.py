@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -186,6 +187,16 @@ def test_it_shows_that_it_lives(job: Prepared) -> None:
     wait_until(lambda: places.look(attempt.place, known_started=False).beat != beat, "no sign of life", 30)
     process.terminate()
     assert process.wait(60) == 1
+
+
+def test_one_whose_job_was_deleted_meanwhile_ends(job: Prepared) -> None:
+    """It was cut off, given up, and its job is gone when it comes back: nobody reads what it could write."""
+    attempt = job.attempt("sleep 300")
+    process = attempt.start()
+    wait_until(attempt.started, "it did not start")
+    shutil.rmtree(attempt.place)
+    assert process.wait(60) == 1
+    assert not attempt.place.exists()
 
 
 def test_nothing_of_it_is_left_behind(job: Prepared) -> None:
