@@ -4,8 +4,6 @@ import asyncio
 import functools
 import re
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
-from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -20,29 +18,19 @@ from .api import Api
 from .guard import is_cross_site
 from .live import Live, tail
 from .render import PROTECTED, Files, Templates, log_text, page, token_field
-from .schemas import Body, check, check_hash
-from .services import Services, owned
+from .schemas import Body, check
+from .services import Services
 from .sessions import Sessions, fresh_token, give, token_of
 from .view import job_values
+from .visitors import LogInFirst, Visitor, Visitors, form_of, nobody
 
 _ON_A_PAGE = 50
 _MOST_LOG = 2**18  # bytes of a log on a page
-_MOST_FORM = 2**14
 _PLACES = re.compile(r"/(job/[0-9a-f]{32}(/node/[0-9]{1,9}/log)?)?", re.ASCII)  # where a login may lead
 _CURSOR = re.compile(r"([0-9]{1,12}\.[0-9]{1,9})-([0-9a-f]{32})", re.ASCII)
 _NAME = re.compile(r"[^A-Za-z0-9._-]+", re.ASCII)
 
 Handler = Callable[["Pages", Request], Awaitable[Response]]
-
-
-class _LogInFirst(errors.Forbidden):
-    """Log in first."""
-
-
-class Visitor(NamedTuple):
-    user: str
-    token: str  # what the browser holds
-    is_new: bool  # it does not hold it yet
 
 
 def _on_a_page(handler: Handler) -> Handler:
@@ -52,7 +40,7 @@ def _on_a_page(handler: Handler) -> Handler:
     async def wrapped(pages: "Pages", request: Request) -> Response:
         try:
             return await handler(pages, request)
-        except _LogInFirst:
+        except LogInFirst:
             return pages.to_login(request)
         except errors.ScdError as error:
             return pages.refusal(error)
@@ -65,6 +53,7 @@ class Pages:
         self._s = services
         self._api = api
         self._sessions = sessions
+        self._visitors = Visitors(services, sessions)
         self._live = live
         self._root = services.settings.config.server.root_path
         self._files = Files()
@@ -99,7 +88,7 @@ class Pages:
     @_on_a_page
     async def show_jobs(self, request: Request) -> Response:
         """Query ``state``, and ``before``, the place in the list behind which the page begins."""
-        visitor = self._visitor(request)
+        visitor = self._visitors.of(request)
         chosen = request.query_params.get("state", "")
         if chosen and chosen not in list(JobState):
             raise errors.BadRequest("There is no such state of a job.")
@@ -121,7 +110,7 @@ class Pages:
 
     @_on_a_page
     async def show_job(self, request: Request) -> Response:
-        visitor, job = await self._own(request)
+        visitor, job = await self._visitors.own(request)
         if isinstance(job, Tombstone):
             return self._answer(request, visitor, "gone.html", {"title": "A deleted job", "job": job})
         view = self._s.board.get(job.job_hash)  # before the rows, which are then at least as new
@@ -137,7 +126,7 @@ class Pages:
         begin = request.query_params.get("from")
         if begin is not None and not (begin.isascii() and begin.isdigit() and len(begin) <= 15):
             raise errors.BadRequest("from must be a number of bytes.")
-        visitor, job, node = await self._own_node(request)
+        visitor, job, node = await self._visitors.own_node(request)
         offset = None if begin is None else int(begin)
         found = await tail(self._s.executor, job.job_hash, node.key, -_MOST_LOG if offset is None else offset)
         if found is not None:
@@ -174,24 +163,24 @@ class Pages:
 
     @_on_a_page
     async def follow_job(self, request: Request) -> Response:
-        visitor, job = await self._own(request)
-        return self._live.job(request, job.job_hash, lambda: self._is_still(visitor))
+        visitor, job = await self._visitors.own(request)
+        return self._live.job(request, job.job_hash, lambda: self._visitors.is_still(visitor))
 
     @_on_a_page
     async def follow_log(self, request: Request) -> Response:
-        visitor, job, node = await self._own_node(request)
-        return self._live.log(request, job.job_hash, node.key, lambda: self._is_still(visitor))
+        visitor, job, node = await self._visitors.own_node(request)
+        return self._live.log(request, job.job_hash, node.key, lambda: self._visitors.is_still(visitor))
 
     # -- what is fetched
 
     @_on_a_page
     async def download_job(self, request: Request) -> Response:
-        visitor, job = await self._own(request)
+        visitor, job = await self._visitors.own(request)
         return await self._download(request, job, visitor, None)
 
     @_on_a_page
     async def download_node(self, request: Request) -> Response:
-        visitor, job, node = await self._own_node(request)
+        visitor, job, node = await self._visitors.own_node(request)
         return await self._download(request, job, visitor, node)
 
     async def _download(self, request: Request, job: Job | Tombstone, visitor: Visitor, node: Node | None) -> Response:
@@ -215,7 +204,7 @@ class Pages:
         return self._login_page(request, request.query_params.get("next", "/"))
 
     async def _log_in(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await form_of(request)
         if missing := {"token", "username", "password"} - form.keys():
             raise errors.BadRequest(f"The form has no {min(missing)}.")
         if not self._s.settings.config.can_log_in:
@@ -240,7 +229,7 @@ class Pages:
 
     @_on_a_page
     async def log_out(self, request: Request) -> Response:
-        await self._checked_form(request)
+        await self._visitors.check_form(request)
         self._sessions.end(token_of(request))
         response = self._go("/")
         give(response, request, fresh_token())
@@ -248,49 +237,19 @@ class Pages:
 
     @_on_a_page
     async def cancel_on_page(self, request: Request) -> Response:
-        visitor, job = await self._own(request)
-        await self._checked_form(request)
+        visitor, job = await self._visitors.own(request)
+        await self._visitors.check_form(request)
         await self._api.cancel(job.job_hash, visitor.user)
         return self._go(f"/job/{job.job_hash}")
 
     @_on_a_page
     async def delete_on_page(self, request: Request) -> Response:
-        visitor, job = await self._own(request)
-        await self._checked_form(request)
+        visitor, job = await self._visitors.own(request)
+        await self._visitors.check_form(request)
         await self._api.delete(job.job_hash, visitor.user)
         return self._go("/")
 
     # -- who asks, and how he is answered
-
-    def _visitor(self, request: Request) -> Visitor:
-        """Raises _LogInFirst."""
-        token = token_of(request)
-        user = self._sessions.user_of(token)
-        if user is None:
-            if self._s.settings.config.auth_required:
-                raise _LogInFirst
-            user = ""
-        return Visitor(user, token or fresh_token(), not token)
-
-    def _is_still(self, visitor: Visitor) -> bool:
-        """For answers that last: whether a session goes on, which they do not prolong."""
-        return (self._sessions.user_of(visitor.token, use=False) or "") == visitor.user
-
-    async def _own(self, request: Request) -> tuple[Visitor, Job | Tombstone]:
-        visitor = self._visitor(request)
-        return visitor, await owned(self._s.store, check_hash(request.path_params["job_hash"]), visitor.user)
-
-    async def _own_node(self, request: Request) -> tuple[Visitor, Job, Node]:
-        visitor, job = await self._own(request)
-        number = request.path_params["n"]
-        nodes = await self._s.store.nodes(job.job_hash)
-        node = next((node for node in nodes if str(node.n) == number), None)
-        if node is None or isinstance(job, Tombstone):
-            raise errors.NoResults(f"Job {job.job_hash} has no such node.")
-        return visitor, job, node
-
-    async def _checked_form(self, request: Request) -> None:
-        self._sessions.check_form(token_of(request), (await _form(request)).get("token", ""))
 
     def _answer(
         self, request: Request, visitor: Visitor, template: str, values: dict[str, object], status: int = 200
@@ -305,13 +264,11 @@ class Pages:
     def _login_page(
         self, request: Request, after: str, username: str = "", problem: errors.ScdError | None = None
     ) -> Response:
-        token = token_of(request)
         values: dict[str, object] = {
             "title": "Log in", "next": _local(after), "username": username, "problem": problem and problem.message,
         }  # fmt: skip
         return self._answer(
-            request, Visitor("", token or fresh_token(), not token), "login.html", values,
-            problem.http_status if problem is not None else 200,
+            request, nobody(request), "login.html", values, problem.http_status if problem is not None else 200,
         )  # fmt: skip
 
     def to_login(self, request: Request) -> Response:
@@ -331,16 +288,3 @@ class Pages:
 def _local(path: str) -> str:
     """A login leads nowhere but to pages of this one."""
     return path if _PLACES.fullmatch(path) else "/"
-
-
-async def _form(request: Request) -> dict[str, str]:
-    """The fields of a form. Raises BadRequest, TooLarge."""
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > _MOST_FORM:
-            raise errors.TooLarge(f"A form may have {_MOST_FORM} bytes.")
-    try:
-        return dict(parse_qsl(data.decode("ascii"), keep_blank_values=True, max_num_fields=16, errors="strict"))
-    except ValueError:
-        raise errors.BadRequest("The form is not valid.") from None
