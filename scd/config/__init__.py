@@ -1,8 +1,9 @@
 """The configuration: TOML files to frozen values."""
 
-from .check import ACCOUNT
+from .addresses import is_loopback, split_address
 from .reading import DEFAULT_FILE, files_of, load
 from .render import render
+from .rules.users import ACCOUNT
 from .sections import (
     Auth,
     Budget,
@@ -22,14 +23,11 @@ from .sections import (
     Size,
     Slurm,
     User,
-    is_loopback,
-    split_address,
 )
 from .settings import Settings
 
 __all__ = [
     "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Ldap", "License", "Limits", "Local",
     "Pam", "Paths", "Route", "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of",
-    "is_loopback", "load",
-    "render", "split_address",
+    "is_loopback", "load", "render", "split_address",
 ]  # fmt: skip

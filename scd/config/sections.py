@@ -1,11 +1,12 @@
 """The configuration's sections as frozen values; the attribute names are the keys of scd.toml."""
 
-import ipaddress
 import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
+
+from .addresses import split_address
 
 
 class Size(int):
@@ -294,19 +295,3 @@ class Config(Section, frozen=True):
     def budget_of(self, group: str) -> Budget:
         members = tuple(name for name, user in self.users.items() if group in user.groups)
         return Budget(group, members, self.groups[group].limits)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """``("127.0.0.1", 8080)`` of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises ValueError."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or not host:
-        raise ValueError(f"not an address: {address!r} (write it as 127.0.0.1:8080, [::1]:8080 or unix:/path)")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """A name may begin with ``127.`` too, and lead anywhere."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
