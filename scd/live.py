@@ -12,6 +12,7 @@ from .executors.base import Observation, Spec
 from .frontier import Frontier
 from .model import PREPARE, Attempt, Job, Node, NodeKey, Plan, PlanNode, attempt_name
 from .placement import LOCAL, Placement
+from .standing import Standing
 from .states import JobState, NodeState
 from .units import format_elapsed
 
@@ -37,12 +38,8 @@ class LiveJob:
         self.seen: dict[str, Observation] = {}
         self.killed: set[str] = set()
         self._memory: dict[NodeKey, int] = {}  # of nodes that ran out of it and get more
-        self._note = ""
-        self.position = 0  # in the queue, from 1
         self.expired = ""  # why its time is up, once it is
-        self.waiting = ""  # why nothing of it starts, in words for the user
-        self._general = ""  # why those of its nodes do not start that could, and what is said of single ones
-        self._lacking: dict[NodeKey, str] = {}
+        self._standing = Standing()
         self.version = next(_VERSIONS)
         self._ready: list[PlanNode] | None = None
 
@@ -92,7 +89,7 @@ class LiveJob:
         return self._ready
 
     def offered(self, lacking: Collection[NodeKey]) -> list[PlanNode]:
-        """The ready nodes; of more than ``maxnodes`` has room for the first, and those that lack something last."""
+        """The ready nodes; of more than there is room for the first, and those ``lacking`` a licence last."""
         room = None if self._frontier is None else self._frontier.room()
         if room is None:
             return self.ready()
@@ -174,32 +171,29 @@ class LiveJob:
 
         ``stands``: nothing of it runs, so that its user is told.
         """
-        now = position, why, lacking, why if stands else ""
-        if now != (self.position, self._general, self._lacking, self.waiting):
-            self.position, self._general, self._lacking, self.waiting = now
+        if self._standing.take(position, why, lacking, stands=stands):
             self.version = next(_VERSIONS)
 
     def waits(self) -> Waits:
         """Why it waits, and its nodes, as of now."""
         if self.plan is None or self.ending:
             return Waits(self.reason)
-        nodes = flowgraph.waiting(self.plan, self.states) | {node.key: self._general for node in self.ready()}
-        nodes |= self._lacking | self._elsewhere()
+        nodes = flowgraph.waiting(self.plan, self.states) | {node.key: self._standing.why for node in self.ready()}
+        nodes |= self._standing.lacking | self._elsewhere()
         return Waits(self.told, {str(key): why for key, why in nodes.items()})
 
     @property
     def told(self) -> str:
         """What the user of a job that runs is told of why nodes of it wait."""
-        return "; ".join(filter(None, (self.waiting, _in_words(self._lacking), self._note)))
+        return self._standing.running
 
     @property
     def reason(self) -> str:
         """Why it is in its state, in words for the user."""
         if self.job.state is JobState.QUEUED:
-            more = self.waiting or self.job.reason
-            return f"queued, position {self.position}" + (f" ({more})" if more else "")
+            return self._standing.queued(self.job.reason)
         if self.job.state is JobState.PREPARING:
-            return "preparing" + (f": {self._note}" if self._note else "")
+            return self._standing.preparing
         return self.job.reason
 
     def prepare_attempt(self, executor: str, memory: int, now: float) -> Attempt:
@@ -246,9 +240,7 @@ class LiveJob:
 
     def note_waiting(self) -> None:
         """Take up why nodes do not run that are in a queue elsewhere."""
-        note = _in_words(self._elsewhere())
-        if note != self._note:
-            self._note = note
+        if self._standing.note(self._elsewhere()):
             self.version = next(_VERSIONS)
 
     def _elsewhere(self) -> dict[NodeKey, str]:
@@ -278,21 +270,6 @@ class LiveJob:
         if self._frontier is not None:
             self._frontier.move(node.key, node.state)
         self.changed()
-
-
-def _in_words(reasons: dict[NodeKey, str]) -> str:
-    """Each reason once, with the nodes that wait for it."""
-    by_reason: dict[str, list[NodeKey]] = {}
-    for key, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(key)
-    return "; ".join(_named(keys) + reason for reason, keys in by_reason.items())
-
-
-def _named(keys: list[NodeKey]) -> str:
-    """``syn/0 and 3 more: ``, and nothing for a preparation."""
-    if keys == [PREPARE]:
-        return ""
-    return f"{keys[0]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''}: "
 
 
 def over(limit: float) -> str:
