@@ -221,6 +221,8 @@ async def serve(settings: Settings, file: Path, account: str, handed: Sequence[s
 
         def take(new: Config) -> None:
             in_force(new, handed)
+            if gateway is not None:
+                gateway.check_new(new)
             login.use(new)
 
         reload = Reload(settings, take, lambda _: scheduler.wake())

@@ -42,6 +42,10 @@ class Gateway(Daemon):
         self.environment: dict[str, str] | None = None  # the launcher's, instead of the tests'
 
     @property
+    def launcher_log(self) -> Path:
+        return self.directory / "launcher.log"
+
+    @property
     def socket(self) -> Path:
         return self.run / "launcher.sock"
 
@@ -52,13 +56,20 @@ class Gateway(Daemon):
 
     def start_launcher(self) -> None:
         start = [*passage(self.directory, self.passwd), *privileges(), sys.executable, "-m", "scd.launcher.service"]
-        with open(self.directory / "launcher.log", "ab") as log:
+        with open(self.launcher_log, "ab") as log:
             self.launcher = subprocess.Popen(
                 [*start, "-c", str(self.file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, start_new_session=True,
                 env=self.environment,
             )  # fmt: skip
         wait_until(lambda: self._greets(), "the launcher does not listen")
+
+    def reload_launcher(self) -> str:
+        assert self.launcher is not None
+        return _hang_up(self.launcher.pid, self.launcher_log)
+
+    def reload_scd(self) -> str:
+        return _hang_up(self.pid, self.log)
 
     def kill_launcher(self) -> None:
         assert self.launcher is not None
@@ -123,7 +134,7 @@ class Gateway(Daemon):
         return self.log.read_text() + self.logs_of_launcher()
 
     def logs_of_launcher(self) -> str:
-        return (self.directory / "launcher.log").read_text()
+        return self.launcher_log.read_text()
 
     def ask(self, message: bytes, account: str = SCD) -> bytes:
         """What the launcher answers a process of this account; nothing if it hangs up, or cannot be reached."""
@@ -152,6 +163,18 @@ s.connect(sys.argv[1])
 s.send(sys.stdin.buffer.read())
 sys.stdout.buffer.write(s.recv(65536))
 """
+
+
+def said_of_reloads(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if "reloaded" in line]
+
+
+def _hang_up(pid: int, log: Path) -> str:
+    """What a process says to a SIGHUP."""
+    before = len(said_of_reloads(log))
+    os.kill(pid, signal.SIGHUP)
+    wait_until(lambda: len(said_of_reloads(log)) > before, f"it says nothing to a SIGHUP:\n{log.read_text()}")
+    return said_of_reloads(log)[-1]
 
 
 def privileges() -> list[str]:

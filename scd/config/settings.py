@@ -15,7 +15,9 @@ from .sections import Budget, Config
 _LIVE = (
     "server.terms", "server.terms_file", "server.drain", "server.pre_upload", "server.progress_interval",
     "server.max_upload", "server.max_manifest", "paths.min_free", "auth", "dispatch.retries", "local.cores",
-    "local.on_stop", "licenses", "limits", "groups", "users",
+    "local.on_stop", "local.account", "local.account_groups", "local.min_uid", "slurm.partition", "slurm.account",
+    "slurm.queues", "slurm.allow_options", "slurm.cores", "slurm.max_cores", "slurm.memory", "slurm.max_memory",
+    "slurm.memory_on_oom", "slurm.time", "slurm.max_time", "licenses", "limits", "groups", "users",
 )  # fmt: skip
 
 
@@ -37,18 +39,8 @@ class Settings:
         self._budgets: dict[str, tuple[Budget, ...]] = {}
 
     def read(self) -> Reading:
-        """What is in the files now, as far as it can be taken. Blocks. Raises ConfigError; nothing is changed."""
-        new = load(self._file)
-        config = _merged(self.config, new)
-        # Once more with what stays: an address that listens is not closed by a file that names it no more.
-        check(config, lambda _: self._file or DEFAULT_FILE)
-        if config.has_accounts != self.config.has_accounts:
-            raise ConfigError("users.*.account: whether jobs have Unix accounts is decided at start; restart scd")
-        try:
-            terms = config.terms
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"server.terms_file: {error}") from None
-        return Reading(config, terms, tuple(_different(config, new)))
+        """Nothing is changed yet. Blocks. Raises ConfigError."""
+        return read_again(self.config, self._file)
 
     def take(self, reading: Reading) -> None:
         self.config, self.terms = reading.config, reading.terms
@@ -61,13 +53,30 @@ class Settings:
         return self._budgets[user]
 
 
+def read_again(old: Config, file: Path | None) -> Reading:
+    """What is in the files now, as far as it can take the place of ``old``. Blocks. Raises ConfigError."""
+    new = load(file)
+    config = _merged(old, new)
+    # Once more with what stays: an address that listens is not closed by a file that names it no more.
+    check(config, lambda _: file or DEFAULT_FILE)
+    if config.has_accounts != old.has_accounts:
+        raise ConfigError("users.*.account: whether jobs have Unix accounts is decided at start; restart scd")
+    try:
+        terms = config.terms
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"server.terms_file: {error}") from None
+    return Reading(config, terms, tuple(_different(config, new)))
+
+
 def _merged(old: Config, new: Config) -> Config:
     """``old`` with the values of ``new`` that can change."""
     for key in _LIVE:
         section, _, name = key.partition(".")
-        value = getattr(new, section)
+        mine, value = getattr(old, section), getattr(new, section)
+        if mine is None or value is None:  # whether there is a [slurm] is decided at start
+            continue
         if name:
-            value = msgspec.structs.replace(getattr(old, section), **{name: getattr(value, name)})
+            value = msgspec.structs.replace(mine, **{name: getattr(value, name)})
         old = msgspec.structs.replace(old, **{section: value})
     return old
 

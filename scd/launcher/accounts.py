@@ -34,7 +34,7 @@ def find(name: str, config: Config, scd: Account) -> Account:
     if not named and not config.local.own_accounts:
         raise Refused(
             f"no user has the account {name!r} in the configuration that scd-launcher has read. "
-            "Restart scd-launcher if it was added since"
+            "Reload scd-launcher if it was added since; its log says why if that is refused"
         )
     try:
         found = pwd.getpwnam(name)

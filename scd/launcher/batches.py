@@ -94,7 +94,7 @@ def _submit(ground: Ground, request: Submit) -> list[Answer]:
     try:
         vouch(ground.config, request.placement, account.name)
     except Misplaced as refusal:
-        raise Refused(f"{refusal} That is by the configuration that scd-launcher read at its start") from None
+        raise Refused(f"{refusal} That is by the configuration that scd-launcher has read") from None
     desk = _take_on(ground, slurm, account, frame.steps_to(request.job_hash))
     directory = Spool(ground.spool).job(request.job_hash)
     work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, request.user)

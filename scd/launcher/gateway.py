@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..archive import remove_tree
-from ..config import ACCOUNT, Settings
+from ..config import ACCOUNT, Config, Settings
 from ..errors import ConfigError
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
@@ -44,6 +44,7 @@ from .wipe import wipe
 # An account's first job waits for its runtimes to be tried; a large tree takes its time to be removed.
 _PATIENCE = 600.0
 START_PATIENCE = 10.0  # for a launcher that starts together with scd
+_RELOAD_PATIENCE = 5.0  # for one that reads a changed configuration at the same time as scd
 _RETRY = 0.2
 _GREETING = 1.0  # for a look at whether it is there
 
@@ -63,21 +64,32 @@ class Gateway:
         for account in sorted(self._settings.config.accounts):
             self._insist(Check(account), deadline)
 
-    def _insist(self, request: Request, deadline: float) -> Any:
-        """Ask a launcher that may be about to start. Raises ConfigError."""
+    def check_new(self, config: Config) -> None:
+        """Before scd takes a changed configuration. Raises ConfigError if the launcher takes not every account in it.
+
+        Those that scd has already are not asked about: other changes need no launcher.
+        """
+        deadline = time.monotonic() + _RELOAD_PATIENCE
+        for account in sorted(config.accounts - self._settings.config.accounts):
+            self._insist(Check(account), deadline, reads=True)
+
+    def _insist(self, request: Request, deadline: float, *, reads: bool = False) -> Any:
+        """Ask a launcher that may be about to start, or to read its configuration. Raises ConfigError."""
         while True:
             try:
                 return self.ask(request)
             except ShimFailed as refusal:
-                raise ConfigError(f"scd-launcher: {refusal.message}") from None
+                wrong, again = ConfigError(f"scd-launcher: {refusal.message}"), reads
             except LauncherDown as error:
-                if time.monotonic() > deadline:
-                    raise ConfigError(
-                        f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
-                        "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
-                        "this configuration; [local] launcher names its socket. It answers only scd's account"
-                    ) from None
-                time.sleep(_RETRY)
+                again = True
+                wrong = ConfigError(
+                    f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
+                    "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
+                    "this configuration; [local] launcher names its socket. It answers only scd's account"
+                )
+            if not again or time.monotonic() > deadline:
+                raise wrong
+            time.sleep(_RETRY)
 
     def trouble(self) -> str:
         try:

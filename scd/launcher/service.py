@@ -8,11 +8,9 @@ state: it can be killed and started again at any time, and jobs go on.
 import argparse
 import gc
 import os
-import pwd
 import select
 import signal
 import socket
-import stat
 import struct
 import sys
 import traceback
@@ -22,14 +20,14 @@ from types import FrameType
 import msgspec
 
 from .. import __version__
-from ..config import DEFAULT_FILE, Config, files_of, load
+from ..config import DEFAULT_FILE
 from ..errors import ConfigError, ScdError
 from ..procfs import hide_from_equals
 from ..systemd import notify
-from . import trial
-from .accounts import Account, Refused, find, gid_of
-from .cgroup import Gone, look
+from .accounts import Refused
+from .cgroup import Gone
 from .duties import carry_out
+from .foundation import make_ready, renew, say
 from .ground import Ground
 from .requests import BUFFER, MOST_BYTES, Reply, decode, encode
 
@@ -37,7 +35,6 @@ _MOST_CHILDREN = 32  # beside those that call sbatch
 _PATIENCE = 10.0  # for a request to come
 _CHILD_DEADLINE = 600
 _TIDY = 30.0
-_OTHERS_WRITE = 0o022
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     arguments = parser().parse_args()
     hide_from_equals(hidden=True)  # no core dump: the configuration with its hashes is read
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until it can be obeyed: it would end it
     try:
         serve(make_ready((arguments.config or DEFAULT_FILE).absolute()))
     except ScdError as error:
@@ -60,62 +58,30 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def make_ready(file: Path) -> Ground:
-    """Read the configuration and check what it stands on. Raises ConfigError."""
-    if os.geteuid() != 0:
-        raise ConfigError("scd-launcher starts jobs under several accounts, which only root can")
-    for path in files_of(file):
-        _check_is_roots(path)
-        _check_is_roots(path.parent)
-    config = load(file)
-    if not config.has_accounts:
-        raise ConfigError(f"{file}: no user has an account, so there is nothing to do: see local.account")
-    name = config.server.user or "scd"
-    try:
-        found = pwd.getpwnam(name)
-    except KeyError:
-        raise ConfigError(f"{file}: server.user: there is no account {name!r}") from None
-    if found.pw_uid == 0:
-        raise ConfigError(f"{file}: server.user: scd must not be root")
-    scd = Account(name, found.pw_uid, found.pw_gid)
-    place = Path(config.local.launcher).parent
-    try:
-        if not place.is_dir():
-            place.mkdir()
-            place.chmod(0o755)
-        _check_is_roots(place)
-        trial.prepare(place)
-    except OSError as error:
-        raise ConfigError(f"{file}: local.launcher: {error}") from None
-    for account in sorted(config.accounts):
-        try:
-            find(account, config, scd)
-        except Refused as refusal:  # the others' jobs run
-            print(f"scd-launcher: {refusal}", file=sys.stderr, flush=True)
-    for group in config.local.account_groups:
-        if gid_of(group) is None:
-            print(f"scd-launcher: local.account_groups: there is no group {group!r}", file=sys.stderr, flush=True)
-    cgroups, limits = look(config.local.memory, config.local.processes)
-    print(f"scd-launcher: {limits}", file=sys.stderr, flush=True)
-    return Ground(_without_hashes(config), file, scd, place, cgroups, limits)
-
-
 def serve(ground: Ground) -> None:
-    """Until SIGTERM. A request that is being carried out then is finished by its own process."""
+    """Until SIGTERM. A request that is being carried out then is finished by its own process.
+
+    So is one that is being carried out at a SIGHUP, by the configuration that it began with.
+    """
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     stopping: list[int] = []
+    hung_up: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         stopping.append(number)
 
+    def hang_up(number: int, _: FrameType | None) -> None:
+        hung_up.append(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it would end it, and who sends it wants a reload
+    signal.signal(signal.SIGHUP, hang_up)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     os.umask(0o077)
     os.chdir("/")  # where its children, as whichever account, can be
-    gc.freeze()  # else the first collection in each child would copy all of the memory that they share
+    _set_apart()
     children: set[int] = set()
     slurm = ground.config.slurm
     most = _MOST_CHILDREN + (slurm.parallel if slurm is not None else 0)
@@ -129,11 +95,34 @@ def serve(ground: Ground) -> None:
             if woken in ready:
                 os.read(woken, 4096)
             _reap(children)
+            if hung_up:  # one reading for all that came before it
+                hung_up.clear()
+                ground = _reload(ground)
             if ground.cgroups is not None:
                 ground.cgroups.tidy()
             if listener.fileno() in ready:
                 _accept(listener, ground, children)
     notify("STOPPING=1")
+
+
+def _reload(ground: Ground) -> Ground:
+    """By what is in the files now, or as it was."""
+    notify("RELOADING=1")
+    try:
+        ground, waiting = renew(ground)
+    except (ConfigError, OSError) as error:
+        say(f"the configuration is not reloaded, the old one stays in force: {error}")
+    else:
+        say(f"the configuration is reloaded{''.join(f'; {key} waits for a restart' for key in waiting)}")
+        _set_apart()
+    notify("READY=1")
+    return ground
+
+
+def _set_apart() -> None:
+    """What there is now is no garbage: the first collection in each child would copy all the memory that they share."""
+    gc.collect()
+    gc.freeze()
 
 
 def _listen(ground: Ground) -> socket.socket:
@@ -157,12 +146,12 @@ def _accept(listener: socket.socket, ground: Ground, children: set[int]) -> None
     with connection:
         _, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid != ground.scd.uid:
-            print(f"scd-launcher: uid {uid} is not {ground.scd.name}: not answered", file=sys.stderr, flush=True)
+            say(f"uid {uid} is not {ground.scd.name}: not answered")
             return
         try:
             pid = os.fork()
         except OSError as error:  # the daemon asks again
-            print(f"scd-launcher: {error}", file=sys.stderr, flush=True)
+            say(str(error))
             return
         if pid:
             children.add(pid)
@@ -197,10 +186,10 @@ def _answer(connection: socket.socket, ground: Ground) -> None:
     except OSError as error:
         reply = Reply(error=f"scd-launcher: {error}")
     except Gone as error:  # no answer: the daemon asks again, until somebody has mended it
-        print(f"scd-launcher: {error}", file=sys.stderr, flush=True)
+        say(str(error))
         return
     if reply.error:
-        print(f"scd-launcher: refused: {' '.join(reply.error.split())}", file=sys.stderr, flush=True)
+        say(f"refused: {reply.error}")
     connection.sendall(encode(reply))
 
 
@@ -208,18 +197,6 @@ def _reap(children: set[int]) -> None:
     for pid in list(children):
         if os.waitpid(pid, os.WNOHANG)[0]:
             children.discard(pid)
-
-
-def _check_is_roots(path: Path) -> None:
-    """Whoever writes the configuration says which accounts there are. Raises ConfigError."""
-    status = path.stat()
-    if status.st_uid != 0 or (status.st_mode & _OTHERS_WRITE and not status.st_mode & stat.S_ISVTX):
-        raise ConfigError(f"{path} can be written by others than root, and scd-launcher would obey it")
-
-
-def _without_hashes(config: Config) -> Config:
-    users = {name: msgspec.structs.replace(user, password_hash="") for name, user in config.users.items()}
-    return msgspec.structs.replace(config, users=users)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ What comes out is kept by root, where the account cannot change it.
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -53,11 +54,10 @@ def prepare(place: Path) -> None:
 def known(account: Account, config: Config, file: Path, place: Path) -> Trial:
     """The account's trial, made now if it is its first. Still root. Raises Refused with what does not work."""
     kept = place / _TRIALS / f"{account.name}.json"
-    try:
-        return _DECODER.decode(kept.read_bytes())
-    except FileNotFoundError:
-        pass
     home = place / _ACCOUNTS / account.name
+    with contextlib.suppress(FileNotFoundError):
+        if home.stat().st_uid == account.uid:  # an account that was made anew may have another number
+            return _DECODER.decode(kept.read_bytes())
     home.mkdir(mode=0o700, exist_ok=True)
     if home.stat().st_uid == 0:
         os.chown(home, account.uid, account.gid)

@@ -128,3 +128,32 @@ def test_a_reboot_loses_nothing(host: machine.Machine) -> None:
                "the job did not go on after the boot", 60)  # fmt: skip
     assert {found["attempts"] for found in listed(host, "nodes")} == {1}
     assert [len(runs(host, job["job_hash"])) for job in listed(host, "jobs")] == [1, 1]
+
+
+def test_a_reload_of_scd_is_one_of_the_launcher_and_the_launcher_is_first(host: machine.Machine) -> None:
+    """A new user's first job runs; a wrong file is refused by both, and both go on."""
+    units = ("scd", "scd-launcher")
+    pids = [host.show(unit, "MainPID") for unit in units]
+    host.run("useradd", "dave")
+    hashed = host.run("sh", "-c", f"echo {_PASSWORD} | scdctl hash-password").stdout.strip()
+    file = "/etc/scd/conf.d/dave.toml"
+    host.write(file, f'[users.dave]\npassword_hash = "{hashed}"\naccount = "dave"\n')
+    host.run("chown", "root:scd", file)
+    host.run("chmod", "0640", file)
+    host.systemctl("reload", "scd")
+    host.write("/root/credentials", json.dumps(CREDENTIALS | {"username": "dave", "password": _PASSWORD}))
+    with client(host, "reloaded", _WHO) as process:
+        finish(host, "reloaded", process)
+    (job,) = (job for job in listed(host, "jobs") if job["user"] == "dave")
+    assert runs(host, job["job_hash"]) == [host.run("id", "-u", "dave").stdout.strip()]
+    host.write(file, "[users.dave\n")
+    assert host.run("systemctl", "reload", "scd", check=False).returncode == 1
+    for unit, said in zip(units, ("the configuration", "scd-launcher: the configuration"), strict=True):
+        journal = host.run("journalctl", "--no-pager", "-o", "cat", "-u", unit).stdout
+        assert f"{said} is reloaded" in journal
+        assert f"{said} is not reloaded, the old one stays in force: {file}: not valid TOML" in journal
+    host.run("rm", file)
+    host.systemctl("reload", "scd-launcher")
+    host.systemctl("reload", "scd")
+    assert [host.show(unit, "MainPID") for unit in units] == pids, "a reload was a restart"
+    assert [host.show(unit, "ActiveState") for unit in units] == ["active", "active"]

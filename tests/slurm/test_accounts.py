@@ -505,6 +505,31 @@ def test_a_right_submission_is_made_as_the_account(gateway: OnSlurm, ended: str)
     gateway.slurm.output("scancel", out.strip())
 
 
+def test_a_reload_changes_what_of_slurm_jobs_may_have(gateway: OnSlurm, ended: str) -> None:
+    """In both at once: where scd submits, scd-launcher lets it, and nowhere else."""
+    text = gateway.file.read_text()
+    elsewhere = {"job_hash": ended, **submission(placement={"partition": "compute"})}
+    refusal = "The queue 'compute' is none that [slurm] or a route names. That is by the configuration that"
+    before = gateway.running("bob", "sleep 8; echo survived >out")
+    gateway.file.write_text(text.replace("[slurm]\n", '[slurm]\npartition = "bigmem"\nqueues = ["big*"]\n'))
+    try:
+        assert gateway.reload_launcher() == "scd-launcher: the configuration is reloaded"
+        assert gateway.reload_scd().endswith("the configuration is reloaded")
+        job_hash = gateway.running("alice", "sleep 300")
+        (job,) = slurm_jobs(gateway.slurm, gateway.attempt(job_hash)["name"])
+        assert "Partition=bigmem " in gateway.slurm.output("scontrol", "-o", "show", "job", job["id"])
+        gateway.cancel("alice", job_hash)
+        assert gateway.finish("alice", job_hash)["status"] == "canceled"
+        assert refusal in ask(gateway, "submit", **elsewhere)["error"]
+    finally:
+        gateway.file.write_text(text)
+        gateway.reload_launcher()
+        gateway.reload_scd()
+    assert refusal not in ask(gateway, "submit", **elsewhere).get("error", "")
+    assert gateway.finish("bob", before)["status"] == "completed", gateway.logs()
+    assert gateway.result("bob", before) == "survived\n"
+
+
 def test_only_scds_own_batch_jobs_are_cancelled(gateway: OnSlurm) -> None:
     """A daemon that was taken over, or an id that Slurm has given to somebody else."""
     made = {}

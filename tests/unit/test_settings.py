@@ -47,6 +47,37 @@ async def test_what_can_change_is_taken_and_the_rest_is_named(write: Write) -> N
     assert told == [config], "who keeps a part of the configuration was not told"
 
 
+async def test_what_slurm_gives_can_change_and_how_it_is_asked_waits(write: Write) -> None:
+    settings = write(f'{USERS}[slurm]\npartition = "compute"\n')
+    write(
+        f'{USERS}[slurm]\npartition = "fast"\nqueues = ["fast"]\nmax_memory = "8GiB"\nmax_time = "1h"\n'
+        'allow_options = ["--qos"]\nparallel = 4\npoll_interval = 9\n'
+    )
+    assert await Reload(settings, lambda _: None)() == ("slurm.poll_interval", "slurm.parallel")
+    slurm = settings.config.slurm
+    assert slurm is not None
+    assert (slurm.partition, slurm.queues, slurm.allow_options) == ("fast", ("fast",), ("--qos",))
+    assert (int(slurm.max_memory), float(slurm.max_time), slurm.parallel) == (8 * 2**30, 3600.0, 8)
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "[slurm]\n"), ("[slurm]\n", "")])
+async def test_whether_there_is_slurm_waits(write: Write, before: str, after: str) -> None:
+    settings = write(USERS + before)
+    had = settings.config.slurm
+    write(USERS + after)
+    assert await Reload(settings, lambda _: None)() == ("slurm",)
+    assert settings.config.slurm == had
+
+
+async def test_accounts_of_jobs_can_change(write: Write) -> None:
+    settings = write(f'{USERS}[local]\naccount = "guest"\n')
+    write(f'{USERS}[local]\naccount = "{{user}}"\nmin_uid = 2000\naccount_groups = ["course"]\n')
+    assert await Reload(settings, lambda _: None)() == ()
+    local = settings.config.local
+    assert (local.own_accounts, local.min_uid, local.account_groups) == (True, 2000, ("course",))
+    assert settings.config.account_of("alice") == "alice"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
