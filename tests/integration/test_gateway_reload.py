@@ -138,20 +138,25 @@ def test_an_account_that_was_made_anew_is_tried_anew(gateway: Gateway) -> None:
     gateway.reload_launcher()
     gateway.reload_scd()
     assert gateway.output("dave", "id -u").strip() == str(uid(NOBODYS))
-    old = uid(NOBODYS)
+    home, old = gateway.run / "accounts" / NOBODYS, uid(NOBODYS)
     new = next(number for number in range(20000, 60000) if not _is_taken(number))
-    subprocess.run(["usermod", "--uid", str(new), NOBODYS], check=True)
+    number_anew(new)
     try:
         job_hash = gateway.start_job("dave", "true")
         assert gateway.finish("dave", job_hash)["status"] == "failed"
         (row,) = gateway.rows("SELECT reason FROM jobs WHERE job_hash = ?", job_hash)
-        home = gateway.run / "accounts" / NOBODYS
         assert f"{home} is another account's; remove it" in row["reason"]
         shutil.rmtree(home)
         assert gateway.output("dave", "id -u").strip() == str(new)
     finally:
-        subprocess.run(["usermod", "--uid", str(old), NOBODYS], check=True)
+        number_anew(old)
         shutil.rmtree(home)
+
+
+def number_anew(number: int) -> None:
+    """Once none of its processes is left, not even one that is about to end."""
+    command = ["usermod", "--uid", str(number), NOBODYS]
+    wait_until(lambda: subprocess.run(command, capture_output=True).returncode == 0, "its processes do not end", 60)
 
 
 def _is_taken(number: int) -> bool:
