@@ -132,6 +132,16 @@ def test_scd_takes_no_account_that_the_launcher_does_not_take(gateway: Gateway) 
     assert f"there is no Unix account '{PREFIX}-none'" in scdctl_reload(gateway).stderr
 
 
+def test_what_is_no_new_account_needs_no_launcher(gateway: Gateway) -> None:
+    gateway.kill_launcher()
+    try:
+        change(gateway, "[server]\n", '[server]\nterms = "be kind"\n')
+        assert "the configuration is reloaded" in gateway.reload_scd()
+        assert gateway.post("/check_server/", who("alice")).json()["terms"] == "be kind"
+    finally:
+        gateway.start_launcher()
+
+
 def test_an_account_that_was_made_anew_is_tried_anew(gateway: Gateway) -> None:
     """Its number is another, and what was found out for the old one lies where it cannot look."""
     add(gateway, DAVE)
