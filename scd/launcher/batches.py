@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .. import slurm_cli as cli
 from ..config import Slurm
 from ..model import NodeKey
-from ..placement import Misplaced, preparation, vouch
+from ..placement import preparation
 from ..slurm_calls import Command, call, calls
 from ..slurm_cli import Answer
 from ..slurm_queue import ask_queue
@@ -91,10 +91,7 @@ class _Attempt(NamedTuple):
 
 def _submit(ground: Ground, request: Submit) -> list[Answer]:
     account, slurm = ground.account(request.account), _slurm(ground)
-    try:
-        vouch(ground.config, request.placement, account.name)
-    except Misplaced as refusal:
-        raise Refused(f"{refusal} That is by the configuration that scd-launcher has read") from None
+    ground.vouch(request.placement, account.name)
     desk = _take_on(ground, slurm, account, frame.steps_to(request.job_hash))
     directory = Spool(ground.spool).job(request.job_hash)
     work = Work(directory, request.job_hash, request.design, request.jobname, request.runtime, request.user)

@@ -9,6 +9,7 @@ import os
 import pwd
 import stat
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -52,7 +53,10 @@ def renew(ground: Ground) -> tuple[Ground, tuple[str, ...]]:
     _check_files(ground.file)
     reading = read_again(ground.config, ground.file)
     _warn_of_accounts(reading.config, ground.scd)
-    return ground._replace(config=_without_hashes(reading.config)), reading.waiting
+    config = _without_hashes(reading.config)
+    if config != ground.config:
+        ground = ground._replace(config=config, former=ground.config, changed=time.monotonic())
+    return ground, reading.waiting
 
 
 def say(text: str) -> None:

@@ -505,27 +505,40 @@ def test_a_right_submission_is_made_as_the_account(gateway: OnSlurm, ended: str)
     gateway.slurm.output("scancel", out.strip())
 
 
-def test_a_reload_changes_what_of_slurm_jobs_may_have(gateway: OnSlurm, ended: str) -> None:
-    """In both at once: where scd submits, scd-launcher lets it, and nowhere else."""
+def test_a_reload_changes_what_of_slurm_jobs_may_have(gateway: OnSlurm) -> None:
+    """Where scd submits, scd-launcher lets it, also while only one of them has read the new configuration."""
     text = gateway.file.read_text()
-    elsewhere = {"job_hash": ended, **submission(placement={"partition": "compute"})}
-    refusal = "The queue 'compute' is none that [slurm] or a route names. That is by the configuration that"
-    before = gateway.running("bob", "sleep 8; echo survived >out")
-    gateway.file.write_text(text.replace("[slurm]\n", '[slurm]\npartition = "bigmem"\nqueues = ["big*"]\n'))
-    try:
+
+    def take(queue: str) -> None:
+        more = f'[slurm]\npartition = "{queue}"\nqueues = ["{queue}"]\n'
+        gateway.file.write_text(text.replace("[slurm]\n", more))
         assert gateway.reload_launcher() == "scd-launcher: the configuration is reloaded"
-        assert gateway.reload_scd().endswith("the configuration is reloaded")
+
+    def runs_in(queue: str) -> bool:
         job_hash = gateway.running("alice", "sleep 300")
         (job,) = slurm_jobs(gateway.slurm, gateway.attempt(job_hash)["name"])
-        assert "Partition=bigmem " in gateway.slurm.output("scontrol", "-o", "show", "job", job["id"])
+        shown = gateway.slurm.output("scontrol", "-o", "show", "job", job["id"])
         gateway.cancel("alice", job_hash)
         assert gateway.finish("alice", job_hash)["status"] == "canceled"
-        assert refusal in ask(gateway, "submit", **elsewhere)["error"]
+        return f"Partition={queue} " in shown
+
+    def refusal(queue: str) -> str:
+        return str(ask(gateway, "submit", job_hash="0" * 32, **submission(placement={"partition": queue}))["error"])
+
+    try:
+        take("compute")
+        gateway.reload_scd()
+        before = gateway.running("bob", "sleep 8; echo survived >out")
+        take("bigmem")
+        assert runs_in("compute"), "scd still has the former configuration"
+        assert gateway.reload_scd().endswith("the configuration is reloaded")
+        assert runs_in("bigmem")
+        wait_until(lambda: "The queue 'compute' is none that" in refusal("compute"), "it may be had for ever", 60)
+        assert "no such directory" in refusal("bigmem"), "the directory is what is wrong with it"
     finally:
         gateway.file.write_text(text)
         gateway.reload_launcher()
         gateway.reload_scd()
-    assert refusal not in ask(gateway, "submit", **elsewhere).get("error", "")
     assert gateway.finish("bob", before)["status"] == "completed", gateway.logs()
     assert gateway.result("bob", before) == "survived\n"
 
