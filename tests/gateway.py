@@ -124,9 +124,11 @@ class Gateway(Daemon):
         answer = self.post("/cancel_job/", {"job_hash": job_hash, **who(user)})
         assert answer.status_code == 200, answer.text
 
-    def check_config(self) -> "subprocess.CompletedProcess[str]":
+    def check_config(self, program: str = "") -> "subprocess.CompletedProcess[str]":
+        """``program``: Python that is scd, instead of the daemon."""
+        scd = ["-c", program] if program else ["-m", "scd.daemon"]
         return subprocess.run(
-            [*passage(self.directory), sys.executable, "-m", "scd.daemon", "-c", str(self.file), "--check-config"],
+            [*passage(self.directory), sys.executable, *scd, "-c", str(self.file), "--check-config"],
             capture_output=True, text=True, timeout=100, cwd=ROOT,
         )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from .. import __version__
 from ..procfs import ProcessId, alive
 from ..spool import Spool
 from . import accounting, batches, frame, trial
@@ -61,6 +62,11 @@ def carry_out(ground: Ground, request: AnyRequest) -> Any:
 
 
 def _ready(ground: Ground, request: Ready) -> str:
+    if request.version != __version__:
+        raise Refused(
+            f"it is version {__version__}, and scd is {request.version}: one still runs from before an upgrade. "
+            "Restart both: systemctl restart scd-launcher scd"
+        )
     if request.slurm:
         batches.check(ground)
     return ground.limits

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from .. import __version__
 from ..archive import remove_tree
 from ..config import ACCOUNT, Config, Settings
 from ..errors import ConfigError
@@ -60,7 +61,8 @@ class Gateway:
     def check(self) -> None:
         """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
         deadline = time.monotonic() + self._patience
-        log.info("scd-launcher: %s", self._insist(Ready(self._settings.config.slurm is not None), deadline))
+        ready = Ready(__version__, slurm=self._settings.config.slurm is not None)
+        log.info("scd-launcher: %s", self._insist(ready, deadline, changes=True))
         for account in sorted(self._settings.config.accounts):
             self._insist(Check(account), deadline)
 
@@ -71,15 +73,18 @@ class Gateway:
         """
         deadline = time.monotonic() + _RELOAD_PATIENCE
         for account in sorted(config.accounts - self._settings.config.accounts):
-            self._insist(Check(account), deadline, reads=True)
+            self._insist(Check(account), deadline, changes=True)
 
-    def _insist(self, request: Request, deadline: float, *, reads: bool = False) -> Any:
-        """Ask a launcher that may be about to start, or to read its configuration. Raises ConfigError."""
+    def _insist(self, request: Request, deadline: float, *, changes: bool = False) -> Any:
+        """Ask a launcher that may be about to start. Raises ConfigError.
+
+        ``changes``: it may soon not refuse any more, about to be restarted or to read its configuration.
+        """
         while True:
             try:
                 return self.ask(request)
             except ShimFailed as refusal:
-                wrong, again = ConfigError(f"scd-launcher: {refusal.message}"), reads
+                wrong, again = ConfigError(f"scd-launcher: {refusal.message}"), changes
             except LauncherDown as error:
                 again = True
                 wrong = ConfigError(

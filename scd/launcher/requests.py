@@ -42,8 +42,12 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 
 
 class Ready(Request, frozen=True, tag="ready"):
-    """Whether jobs can run, batch jobs too with ``slurm``: a sentence on what limits they have."""
+    """Whether jobs can run, batch jobs too with ``slurm``: a sentence on what limits they have.
 
+    Asked first: other requests are only sure to be understood by a launcher of the same ``version`` as scd.
+    """
+
+    version: str
     slurm: bool = False
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from scd import __version__
+
 from ..gateway import (
     ALICE,
     BOB,
@@ -486,6 +488,14 @@ def test_check_config_sees_that_the_launcher_knows_no_slurm(somewhere: Path) -> 
         made.end_everything()
     assert done.returncode == 78
     assert "the configuration that scd-launcher has read has no [slurm]. Restart it" in done.stderr
+
+
+def test_a_launcher_from_before_an_upgrade_is_not_talked_to(gateway: Gateway) -> None:
+    """It would misunderstand some request in the middle of a job."""
+    done = gateway.check_config("import scd; scd.__version__ = '9.9'; from scd.daemon import main; main()")
+    assert done.returncode == 78
+    assert f"scd-launcher: it is version {__version__}, and scd is 9.9" in done.stderr
+    assert "systemctl restart scd-launcher scd" in done.stderr
 
 
 def test_check_config_misses_a_launcher_that_is_not_there(somewhere: Path) -> None:
