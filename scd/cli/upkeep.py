@@ -40,6 +40,7 @@ async def check(config: Config, arguments: argparse.Namespace) -> None:
 
 async def _look(config: Config) -> list[dict[str, str]]:
     async with open_store(config) as store:
+        _become_owner(config)
         return [record(finding) for finding in await _audit(config, store)]
 
 
@@ -65,7 +66,7 @@ async def _audit(config: Config, store: JobStore) -> list[Finding]:
 
 
 def _become_owner(config: Config) -> None:
-    """What root would make here, scd could not open."""
+    """What root would make here, scd could not open; and on NFS root may see nothing (root_squash)."""
     owner = os.stat(config.paths.state)
     if os.geteuid() == 0 != owner.st_uid:
         os.setegid(owner.st_gid)

@@ -2,7 +2,7 @@
 
 ::
 
-    control/slurm/<n>.<attempt>/claim/         whoever made it may run the attempt, or give it up; nobody else
+    control/slurm/<n>.<attempt>/claim          whoever made it may run the attempt, or give it up; nobody else
                                /started.json   written by the batch job, whole or not there
                                /ended.json
                                /alive          its time changes while the batch job lives

@@ -100,16 +100,25 @@ async def dismiss(directory: JobDirectory) -> None:
 
 
 async def _connect(control: Path) -> Connection:
+    channel = await asyncio.to_thread(_dial, control)
+    try:
+        return await asyncio.open_unix_connection(sock=channel, limit=_LINE_LIMIT)
+    except BaseException:
+        channel.close()
+        raise
+
+
+def _dial(control: Path) -> socket.socket:
+    """In a thread: the way to the socket may lie on a file system whose server does not answer. Raises OSError."""
     # Through the directory's descriptor: a socket's path may only have 108 bytes.
     directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     channel.setblocking(False)
     try:
-        await asyncio.get_running_loop().sock_connect(channel, f"/proc/self/fd/{directory}/{SOCKET}")
-        return await asyncio.open_unix_connection(sock=channel, limit=_LINE_LIMIT)
+        channel.connect(f"/proc/self/fd/{directory}/{SOCKET}")
     except BaseException:
-        with contextlib.suppress(OSError):
-            channel.close()
+        channel.close()
         raise
     finally:
         os.close(directory)
+    return channel

@@ -33,9 +33,13 @@ def make(place: Path) -> bool:
 
 
 def claim(place: Path) -> bool:
-    """Whether this attempt is now ours to run, or to give up. Nobody else can have it then. Raises OSError."""
+    """Whether this attempt is now ours to run, or to give up. Nobody else can have it then. Raises OSError.
+
+    A client of NFS repeats what was not answered, as when the server is restarted. An exclusive creation is known as
+    the same one then; a directory, made by the first request, would be found to be there already.
+    """
     try:
-        (place / CLAIM).mkdir(mode=0o700)
+        os.close(os.open(place / CLAIM, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return False
     return True

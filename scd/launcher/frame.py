@@ -99,7 +99,13 @@ def give(spool: Path, steps: tuple[str, ...], account: Account, scd: Account) ->
                     _set(fd, _UPLOAD_MODE, scd)
                     given.append(fd)
         for fd in given:
-            os.fchown(fd, account.uid, -1)
+            try:
+                os.fchown(fd, account.uid, -1)
+            except PermissionError:
+                raise Refused(
+                    f"scd-launcher may not change owners in {spool}. If that is NFS, the server must export it to this "
+                    "machine, and only to this, with no_root_squash"
+                ) from None
 
 
 def _set(fd: int, mode: int, scd: Account) -> None:

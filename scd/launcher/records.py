@@ -66,7 +66,7 @@ class Records:
         """
         while True:
             with contextlib.suppress(OSError):
-                if not self._show_life() or (self._place / REVOKED).exists():
+                if not self._show_life() or self._is_revoked():
                     os.write(wake, b"\0")
             time.sleep(_BEAT)
 
@@ -78,10 +78,18 @@ class Records:
         if not self._show_life():
             return _GONE
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            with open(open_plain(self._place / REVOKED), "rb") as file:
-                order = json.loads(file.read())
-            return str(order["state"]), str(order["reason"])
+            if self._is_revoked():
+                with open(open_plain(self._place / REVOKED), "rb") as file:
+                    order = json.loads(file.read())
+                return str(order["state"]), str(order["reason"])
         return None
+
+    def _is_revoked(self) -> bool:
+        """By a listing, which asks a network file system's server anew. Raises OSError.
+
+        That a name was missing is remembered for a minute by a client of NFS.
+        """
+        return REVOKED in os.listdir(self._place)
 
     def _show_life(self) -> bool:
         """Whether there still is a directory for that, as far as is known."""

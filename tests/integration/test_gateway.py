@@ -462,6 +462,35 @@ def test_without_a_launcher_scd_does_not_start(somewhere: Path) -> None:
     assert "systemctl enable --now scd-launcher" in text
 
 
+_GIVE = """
+import sys
+from pathlib import Path
+from scd.launcher.accounts import Account, Refused
+from scd.launcher.frame import give
+uid, gid, scd_uid, scd_gid = map(int, sys.argv[2:])
+try:
+    give(Path(sys.argv[1]), ("job",), Account("", uid, gid), Account("", scd_uid, scd_gid))
+except Refused as refusal:
+    print(refusal)
+"""
+
+
+def test_where_root_may_not_change_owners_it_is_said_what_to_do(somewhere: Path) -> None:
+    """As on NFS with root_squash."""
+    spool = somewhere / "squashed"
+    for path in (spool, spool / "job", spool / "job" / "upload"):
+        path.mkdir()
+        os.chown(path, uid(SCD), gid(SCD))
+    done = subprocess.run(
+        [*passage(spool), "setpriv", "--bounding-set=-all,+setuid,+setgid", sys.executable, "-c", _GIVE, str(spool),
+         *map(str, (uid(ALICE), gid(ALICE), uid(SCD), gid(SCD)))],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert f"may not change owners in {spool}" in done.stdout, done.stderr
+    assert "no_root_squash" in done.stdout
+    assert (spool / "job" / "work").stat().st_uid == uid(SCD)
+
+
 def test_check_config_asks_the_launcher(gateway: Gateway) -> None:
     """As root; the launcher answers scd alone."""
     done = gateway.check_config()
