@@ -113,7 +113,7 @@ def _dial(control: Path) -> socket.socket:
     # Through the directory's descriptor: a socket's path may only have 108 bytes.
     directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    channel.setblocking(False)
+    channel.settimeout(START_DEADLINE)
     try:
         channel.connect(f"/proc/self/fd/{directory}/{SOCKET}")
     except BaseException:
