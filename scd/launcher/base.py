@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -113,7 +114,8 @@ def _dial(control: Path) -> socket.socket:
     # Through the directory's descriptor: a socket's path may only have 108 bytes.
     directory = os.open(control, os.O_PATH | os.O_CLOEXEC)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    channel.settimeout(START_DEADLINE)
+    # Python's own timeout would not wait for room in the backlog.
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(START_DEADLINE), 0))
     try:
         channel.connect(f"/proc/self/fd/{directory}/{SOCKET}")
     except BaseException:
