@@ -24,10 +24,10 @@ from .sections import (
     Slurm,
     User,
 )
-from .settings import Settings, read_again
+from .settings import Settings, fingerprint, read_again
 
 __all__ = [
     "ACCOUNT", "DEFAULT_FILE", "Auth", "Budget", "Config", "Duration", "Group", "Ldap", "License", "Limits", "Local",
     "Pam", "Paths", "Route", "Runtime", "Server", "Settings", "SharedLimits", "Size", "Slurm", "User", "files_of",
-    "is_loopback", "load", "read_again", "render", "split_address",
+    "fingerprint", "is_loopback", "load", "read_again", "render", "split_address",
 ]  # fmt: skip

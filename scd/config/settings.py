@@ -1,5 +1,6 @@
 """The configuration in force, and taking a new one while scd runs."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,12 +13,15 @@ from .reading import DEFAULT_FILE, load
 from .sections import Budget, Config
 
 # What can change at run time; "limits" is the whole section. All else is built into what was made at start.
+_SHARED = (
+    "local.account", "local.account_groups", "local.min_uid", "slurm.partition", "slurm.account", "slurm.queues",
+    "slurm.allow_options", "slurm.cores", "slurm.max_cores", "slurm.memory", "slurm.max_memory", "slurm.memory_on_oom",
+    "slurm.time", "slurm.max_time", "licenses",
+)  # fmt: skip
 _LIVE = (
-    "server.terms", "server.terms_file", "server.drain", "server.pre_upload", "server.progress_interval",
+    *_SHARED, "server.terms", "server.terms_file", "server.drain", "server.pre_upload", "server.progress_interval",
     "server.max_upload", "server.max_manifest", "paths.min_free", "auth", "dispatch.retries", "local.cores",
-    "local.on_stop", "local.account", "local.account_groups", "local.min_uid", "slurm.partition", "slurm.account",
-    "slurm.queues", "slurm.allow_options", "slurm.cores", "slurm.max_cores", "slurm.memory", "slurm.max_memory",
-    "slurm.memory_on_oom", "slurm.time", "slurm.max_time", "licenses", "limits", "groups", "users",
+    "local.on_stop", "limits", "groups", "users",
 )  # fmt: skip
 
 
@@ -40,7 +44,11 @@ class Settings:
 
     def read(self) -> Reading:
         """Nothing is changed yet. Blocks. Raises ConfigError."""
-        return read_again(self.config, self._file)
+        config, waiting = read_again(self.config, self._file)
+        try:
+            return Reading(config, config.terms, waiting)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"server.terms_file: {error}") from None
 
     def take(self, reading: Reading) -> None:
         self.config, self.terms = reading.config, reading.terms
@@ -53,19 +61,30 @@ class Settings:
         return self._budgets[user]
 
 
-def read_again(old: Config, file: Path | None) -> Reading:
-    """What is in the files now, as far as it can take the place of ``old``. Blocks. Raises ConfigError."""
+def read_again(old: Config, file: Path | None) -> tuple[Config, tuple[str, ...]]:
+    """What is in the files now, as far as it can take the place of ``old``, and the keys that wait for a restart.
+
+    Blocks. Raises ConfigError.
+    """
     new = load(file)
     config = _merged(old, new)
     # Once more with what stays: an address that listens is not closed by a file that names it no more.
     check(config, lambda _: file or DEFAULT_FILE)
     if config.has_accounts != old.has_accounts:
         raise ConfigError("users.*.account: whether jobs have Unix accounts is decided at start; restart scd")
-    try:
-        terms = config.terms
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"server.terms_file: {error}") from None
-    return Reading(config, terms, tuple(_different(config, new)))
+    return config, tuple(_different(config, new))
+
+
+def fingerprint(config: Config) -> str:
+    """Of what scd and scd-launcher must agree on: whose jobs run as whom, and what they are given in Slurm."""
+    sections = {section: getattr(config, section) for section in ("local", "slurm", "licenses")}
+    shared = [
+        getattr(sections[section], name) if name else sections[section]
+        for section, _, name in (key.partition(".") for key in _SHARED)
+        if sections[section] is not None
+    ]
+    accounts = sorted({(config.account_of(user), config.slurm_account_of(user)) for user in config.users})
+    return hashlib.sha256(msgspec.json.encode([shared, accounts], order="deterministic")).hexdigest()
 
 
 def _merged(old: Config, new: Config) -> Config:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from .. import __version__
+from ..config import fingerprint
 from ..procfs import ProcessId, alive
 from ..spool import Spool
 from . import accounting, batches, frame, trial
@@ -20,7 +21,7 @@ from .accounts import Account, Refused, become
 from .base import START_DEADLINE, Work
 from .cage import Cage
 from .ground import Ground
-from .requests import Adopt, Alive, AnyRequest, Check, Empty, Ready, Size, Start, Usage, Wipe
+from .requests import Adopt, Agree, Alive, AnyRequest, Check, Empty, Ready, Size, Start, Usage, Version, Wipe
 from .sandbox import TEMPORARY
 from .shim import SPEC
 from .spec import SHIM, SHIM_ENVIRONMENT, shim_argv, shim_spec
@@ -29,8 +30,8 @@ from .spec import SHIM, SHIM_ENVIRONMENT, shim_argv, shim_spec
 def carry_out(ground: Ground, request: AnyRequest) -> Any:
     """The reply's value. Raises Refused, Gone and OSError. This process may be another account's afterwards."""
     match request:
-        case Ready():
-            return _ready(ground, request)
+        case Version() | Agree() | Ready():
+            return _of_itself(ground, request)
         case Check():
             ground.account(request.account)
             return True
@@ -61,15 +62,16 @@ def carry_out(ground: Ground, request: AnyRequest) -> Any:
     return None
 
 
-def _ready(ground: Ground, request: Ready) -> str:
-    if request.version != __version__:
-        raise Refused(
-            f"it is version {__version__}, and scd is {request.version}: one still runs from before an upgrade. "
-            "Restart both: systemctl restart scd-launcher scd"
-        )
-    if request.slurm:
-        batches.check(ground)
-    return ground.limits
+def _of_itself(ground: Ground, request: Version | Agree | Ready) -> str | bool:
+    match request:
+        case Version():
+            return __version__
+        case Agree():
+            return request.fingerprint == fingerprint(ground.config)
+        case Ready():
+            if request.slurm:
+                batches.check(ground)
+            return ground.limits
 
 
 def _start(ground: Ground, request: Start, account: Account) -> None:

@@ -1,15 +1,13 @@
 """What ``scd-launcher`` reads and checks before it obeys a configuration: at its start, and again when it is told to.
 
-Of a changed configuration it takes what scd itself takes without a restart, and no more. Were it ahead of scd, it would
-refuse what scd asks for by the old values, and jobs would fail of it. So no reload changes what the trials of runtimes
-were made with (``trial``).
+Of a changed configuration it takes what scd itself takes without a restart, and no more: so no reload changes what the
+trials of runtimes were made with (``trial``). What is replaced is kept: scd may be behind, and ask by the old values.
 """
 
 import os
 import pwd
 import stat
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -22,6 +20,7 @@ from .cgroup import look
 from .ground import Ground
 
 _OTHERS_WRITE = 0o022
+_MOST_FORMERS = 16
 
 
 def make_ready(file: Path) -> Ground:
@@ -51,12 +50,13 @@ def make_ready(file: Path) -> Ground:
 def renew(ground: Ground) -> tuple[Ground, tuple[str, ...]]:
     """With what is in the files now, and the keys whose new values wait for a restart. Raises ConfigError."""
     _check_files(ground.file)
-    reading = read_again(ground.config, ground.file)
-    _warn_of_accounts(reading.config, ground.scd)
-    config = _without_hashes(reading.config)
+    config, waiting = read_again(ground.config, ground.file)
+    _warn_of_accounts(config, ground.scd)
+    config = _without_hashes(config)
     if config != ground.config:
-        ground = ground._replace(config=config, former=ground.config, changed=time.monotonic())
-    return ground, reading.waiting
+        formers = (ground.config, *(former for former in ground.formers if former != config))
+        ground = ground._replace(config=config, formers=formers[:_MOST_FORMERS])
+    return ground, waiting
 
 
 def say(text: str) -> None:

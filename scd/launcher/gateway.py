@@ -17,7 +17,7 @@ import msgspec
 
 from .. import __version__
 from ..archive import remove_tree
-from ..config import ACCOUNT, Config, Settings
+from ..config import ACCOUNT, Config, Settings, fingerprint
 from ..errors import ConfigError
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
@@ -28,6 +28,7 @@ from .requests import (
     MOST_BYTES,
     MOST_PIDS,
     Adopt,
+    Agree,
     Alive,
     Check,
     Empty,
@@ -36,6 +37,7 @@ from .requests import (
     Size,
     Start,
     Usage,
+    Version,
     Wipe,
     encode,
     read,
@@ -47,6 +49,7 @@ _PATIENCE = 600.0
 START_PATIENCE = 10.0  # for a launcher that starts together with scd
 _RELOAD_PATIENCE = 5.0  # for one that reads a changed configuration at the same time as scd
 _RETRY = 0.2
+_TELL_IT = "Tell both: systemctl reload scd (or send scd-launcher a SIGHUP, then scd)"
 _GREETING = 1.0  # for a look at whether it is there
 
 log = logging.getLogger(__name__)
@@ -61,40 +64,55 @@ class Gateway:
     def check(self) -> None:
         """Raises ConfigError if the launcher is not there, or takes not every account that is configured."""
         deadline = time.monotonic() + self._patience
-        ready = Ready(__version__, slurm=self._settings.config.slurm is not None)
-        log.info("scd-launcher: %s", self._insist(ready, deadline, changes=True))
-        for account in sorted(self._settings.config.accounts):
+        config = self._settings.config
+        self._until(
+            Version(), __version__, deadline, f"scd-launcher is another version than scd, which is {__version__}: one "
+            "still runs from before an upgrade. Restart both: systemctl restart scd-launcher scd",
+        )  # fmt: skip
+        log.info("scd-launcher: %s", self._insist(Ready(config.slurm is not None), deadline))
+        for account in sorted(config.accounts):
             self._insist(Check(account), deadline)
+        if not self._insist(Agree(fingerprint(config)), deadline):
+            log.warning("scd-launcher has not read the configuration that scd has: %s", _TELL_IT)
 
     def check_new(self, config: Config) -> None:
-        """Before scd takes a changed configuration. Raises ConfigError if the launcher takes not every account in it.
+        """Before scd takes a changed configuration. Raises ConfigError if the launcher does not have it, or refuses it.
 
-        Those that scd has already are not asked about: other changes need no launcher.
+        Only what they must agree on matters: other changes need no launcher.
         """
+        wanted, old = fingerprint(config), self._settings.config
+        if wanted == fingerprint(old):
+            return
         deadline = time.monotonic() + _RELOAD_PATIENCE
-        for account in sorted(config.accounts - self._settings.config.accounts):
-            self._insist(Check(account), deadline, changes=True)
+        self._until(
+            Agree(wanted), True, deadline, "scd-launcher has not taken this configuration; if it was told, its log "
+            f"says why. {_TELL_IT}",
+        )  # fmt: skip
+        for account in sorted(config.accounts - old.accounts):
+            self._insist(Check(account), deadline)
 
-    def _insist(self, request: Request, deadline: float, *, changes: bool = False) -> Any:
-        """Ask a launcher that may be about to start. Raises ConfigError.
+    def _until(self, request: Request, wanted: object, deadline: float, wrong: str) -> None:
+        """Ask one that may be about to be restarted, or to read its configuration. Raises ConfigError."""
+        while self._insist(request, deadline) != wanted:
+            if time.monotonic() > deadline:
+                raise ConfigError(wrong)
+            time.sleep(_RETRY)
 
-        ``changes``: it may soon not refuse any more, about to be restarted or to read its configuration.
-        """
+    def _insist(self, request: Request, deadline: float) -> Any:
+        """Ask a launcher that may be about to start. Raises ConfigError."""
         while True:
             try:
                 return self.ask(request)
             except ShimFailed as refusal:
-                wrong, again = ConfigError(f"scd-launcher: {refusal.message}"), changes
+                raise ConfigError(f"scd-launcher: {refusal.message}") from None
             except LauncherDown as error:
-                again = True
-                wrong = ConfigError(
-                    f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
-                    "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
-                    "this configuration; [local] launcher names its socket. It answers only scd's account"
-                )
-            if not again or time.monotonic() > deadline:
-                raise wrong
-            time.sleep(_RETRY)
+                if time.monotonic() > deadline:
+                    raise ConfigError(
+                        f"jobs have accounts of their own, and scd-launcher cannot be asked ({error.message}). "
+                        "Start it: systemctl enable --now scd-launcher (or run scd-launcher as root), with "
+                        "this configuration; [local] launcher names its socket. It answers only scd's account"
+                    ) from None
+                time.sleep(_RETRY)
 
     def trouble(self) -> str:
         try:

@@ -1,6 +1,5 @@
 """What ``scd-launcher`` stands on when it carries out a request."""
 
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,8 +8,6 @@ from ..placement import Misplaced, Placement, vouch
 from . import frame
 from .accounts import Account, Refused, become, find, owner
 from .cgroup import Cgroups
-
-_OVERLAP = 30.0  # seconds after a reload in which scd may submit what it has placed by the former configuration
 
 
 class Ground(NamedTuple):
@@ -22,8 +19,7 @@ class Ground(NamedTuple):
     place: Path
     cgroups: Cgroups | None = None
     limits: str = ""  # on the cgroups, in words
-    former: Config | None = None  # which the configuration has replaced
-    changed: float = 0.0  # when, on the monotonic clock
+    formers: tuple[Config, ...] = ()  # which the configuration has replaced since the start, the last one first
 
     @property
     def spool(self) -> Path:
@@ -33,22 +29,19 @@ class Ground(NamedTuple):
         return find(name, self.config, self.scd)
 
     def vouch(self, placement: Placement, account: str) -> None:
-        """Raises Refused for what the configuration gives no job of an account."""
-        try:
-            vouch(self.config, placement, account)
-        except Misplaced as refusal:
-            if not self._was_given(placement, account):
-                raise Refused(f"{refusal} That is by the configuration that scd-launcher has read") from None
+        """Raises Refused for what no configuration since the start gives a job of an account.
 
-    def _was_given(self, placement: Placement, account: str) -> bool:
-        """Whether the former configuration gave it, and just now."""
-        if self.former is None or time.monotonic() > self.changed + _OVERLAP:
-            return False
-        try:
-            vouch(self.former, placement, account)
-        except Misplaced:
-            return False
-        return True
+        By any of them scd may have placed it: it waits with what it has placed for as long as Slurm is away or full.
+        """
+        refusals = []
+        for config in (self.config, *self.formers):
+            try:
+                vouch(config, placement, account)
+            except Misplaced as refusal:
+                refusals.append(refusal)
+            else:
+                return
+        raise Refused(f"{refusals[0]} That is by the configuration that scd-launcher has read")
 
     def check_owner(self, fd: int, job: str, account: Account) -> None:
         """Raises Refused for a frame whose directories are not the account's."""

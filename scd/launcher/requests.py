@@ -41,13 +41,19 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
                 raise ValueError(f"{name} is too long or holds a NUL")
 
 
+class Version(Request, frozen=True, tag="version"):
+    """The launcher's version. Other requests are only sure to be understood by one of scd's own."""
+
+
+class Agree(Request, frozen=True, tag="agree"):
+    """Whether the launcher's configuration has this fingerprint: a bool."""
+
+    fingerprint: str
+
+
 class Ready(Request, frozen=True, tag="ready"):
-    """Whether jobs can run, batch jobs too with ``slurm``: a sentence on what limits they have.
+    """Whether jobs can run, batch jobs too with ``slurm``: a sentence on what limits they have."""
 
-    Asked first: other requests are only sure to be understood by a launcher of the same ``version`` as scd.
-    """
-
-    version: str
     slurm: bool = False
 
 
@@ -219,7 +225,7 @@ class Probe(Request, frozen=True, tag="probe"):
 
 
 BatchRequest = MakePlaces | Submit | GiveUp | Cancel | Probe
-AnyRequest = Ready | Check | Adopt | Start | Empty | Wipe | Size | Alive | Usage | BatchRequest
+AnyRequest = Version | Agree | Ready | Check | Adopt | Start | Empty | Wipe | Size | Alive | Usage | BatchRequest
 
 
 def _is_odd(text: str) -> bool:

@@ -21,7 +21,7 @@ import msgspec
 
 from .. import __version__
 from ..config import DEFAULT_FILE
-from ..errors import ConfigError, ScdError
+from ..errors import ScdError
 from ..procfs import hide_from_equals
 from ..systemd import notify
 from .accounts import Refused
@@ -110,7 +110,7 @@ def _reload(ground: Ground) -> Ground:
     notify("RELOADING=1")
     try:
         ground, waiting = renew(ground)
-    except (ConfigError, OSError) as error:
+    except Exception as error:  # whatever it holds: who is served goes on to be
         say(f"the configuration is not reloaded, the old one stays in force: {error}")
     else:
         say(f"the configuration is reloaded{''.join(f'; {key} waits for a restart' for key in waiting)}")

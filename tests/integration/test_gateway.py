@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from scd import __version__
-
 from ..gateway import (
     ALICE,
     BOB,
@@ -523,7 +521,7 @@ def test_a_launcher_from_before_an_upgrade_is_not_talked_to(gateway: Gateway) ->
     """It would misunderstand some request in the middle of a job."""
     done = gateway.check_config("import scd; scd.__version__ = '9.9'; from scd.daemon import main; main()")
     assert done.returncode == 78
-    assert f"scd-launcher: it is version {__version__}, and scd is 9.9" in done.stderr
+    assert "scd-launcher is another version than scd, which is 9.9" in done.stderr
     assert "systemctl restart scd-launcher scd" in done.stderr
 
 
