@@ -178,7 +178,8 @@ class LiveJob:
         """Why it waits, and its nodes, as of now."""
         if self.plan is None or self.ending:
             return Waits(self.reason)
-        nodes = flowgraph.waiting(self.plan, self.states) | {node.key: self._standing.why for node in self.ready()}
+        offered = self.offered(self._standing.lacking)
+        nodes = flowgraph.waiting(self.plan, self.states) | {node.key: self._standing.why for node in offered}
         nodes |= self._standing.lacking | self._elsewhere()
         return Waits(self.told, {str(key): why for key, why in nodes.items()})
 

@@ -148,7 +148,7 @@ def test_nobody_is_said_to_lack_a_licence_that_is_free() -> None:
     site.turn()
     live = site.submit("alice", [("yosys", 1, 5.0), ("vcs", 1, 5.0)], maxnodes=1)
     assert site.turn() == []
-    assert live.waits().nodes == {"n0/0": "waiting for cores", "n1/0": "waiting for cores"}
+    assert live.waits().nodes == {"n0/0": "waiting for cores", "n1/0": "waiting for other nodes of its job"}
 
 
 def test_other_users_do_not_wait_for_somebodys_licence() -> None:
