@@ -100,7 +100,7 @@ class _Decrypted(io.RawIOBase):
     """What a thread decrypts into a pipe, as far as somebody reads it. Closing ends the thread, too."""
 
     def __init__(self, fd: int, private_key: bytes | None):
-        """``fd`` is closed in any case. Raises WrongKey, Damaged, ConfigError."""
+        """``fd`` is closed in any case. Raises WrongKey, Damaged, ConfigError, OSError."""
         with contextlib.ExitStack() as stack:
             source = stack.enter_context(open(fd, "rb", _BUFFER))
             if private_key is None:
@@ -112,6 +112,8 @@ class _Decrypted(io.RawIOBase):
             try:
                 self.size = _plain_size(source)
             except OSError as error:
+                if error.errno is not None:  # the disk's trouble, not the file's
+                    raise
                 raise Damaged from error
             stack.pop_all()
         self._error: Exception | None = None
