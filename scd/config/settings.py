@@ -84,7 +84,9 @@ def fingerprint(config: Config) -> str:
         if sections[section] is not None
     ]
     accounts = sorted({(config.account_of(user), config.slurm_account_of(user)) for user in config.users})
-    return hashlib.sha256(msgspec.json.encode([shared, accounts], order="deterministic")).hexdigest()
+    # float: of sizes and durations
+    encoded = msgspec.json.encode([shared, accounts], enc_hook=float, order="deterministic")
+    return hashlib.sha256(encoded).hexdigest()
 
 
 def _merged(old: Config, new: Config) -> Config:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scd.config import Config, Settings, load
+from scd.config import Config, Settings, fingerprint, load
 from scd.errors import ConfigError
 from scd.reload import Reload
 from scd.web.login import Login
@@ -127,3 +127,21 @@ async def test_a_key_that_cannot_be_used_changes_nothing(write: Write) -> None:
     with pytest.raises(ConfigError, match=r"users\.bob\.public_key: cannot be used"):
         await Reload(settings, login.use, lambda _: pytest.fail("told of something"))()
     assert settings.config is before
+
+
+def test_what_the_launcher_must_know_is_told_apart(tmp_path: Path) -> None:
+    """By their fingerprints, of which each of these is another."""
+    texts = [
+        "[slurm]\n", '[slurm]\nmax_memory = "4GiB"\n', '[slurm]\nmax_memory = "8GiB"\n', '[slurm]\nmax_time = "1h"\n',
+        '[slurm]\nqueues = ["a"]\n', "", "[licenses]\nvcs = 2\n", '[local]\naccount = "nobody"\n',
+        "[local]\nmin_uid = 2000\n", f'{USERS}account = "nobody"\n', f'{USERS}account = "daemon"\n',
+    ]  # fmt: skip
+    file = tmp_path / "scd.toml"
+
+    def of(text: str) -> str:
+        file.write_text(text)
+        return fingerprint(load(file))
+
+    assert len({of(text) for text in texts}) == len(texts)
+    assert of('[slurm]\nmax_memory = "4GiB"\n') == of('[slurm]\nmax_memory = "4096MiB"\n')
+    assert of("") == of('[server]\nterms = "be kind"\n[limits]\nmax_jobs = 3\n'), "other changes need no launcher"
