@@ -51,10 +51,11 @@ def ask(config: Config, method: str, *path: str, query: str = "", deadline: floa
         raise DaemonDown(f"scd does not answer at {where}: {error}. Is it running?") from None
     finally:
         connection.close()
+    said = str(answer.get("message") or answer.get("reason") or response.reason)
     if response.status == Forbidden.http_status:
-        raise NotAllowed(answer["message"])
+        raise NotAllowed(said)
     if response.status == NotRunning.http_status:
-        raise NotRunning(answer["message"])
+        raise NotRunning(said)
     if response.status != 200:
-        raise ScdError(answer["message"])
+        raise ScdError(said)
     return answer

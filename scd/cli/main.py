@@ -184,14 +184,14 @@ def _when(text: str) -> float:
 def main() -> None:
     own = parser()
     arguments = own.parse_args()
-    if arguments.verb == "completion":
-        print(completion(own, arguments.shell))
-        return
     if arguments.verb == "jobs" and arguments.limit is None:
         within = (arguments.since, arguments.until, arguments.jobs)
         arguments.limit = _NEWEST if within == (None, None, None) else _ALL
     try:
-        asyncio.run(_run(arguments))
+        if arguments.verb == "completion":
+            print(completion(own, arguments.shell))
+        else:
+            asyncio.run(_run(arguments))
         sys.stdout.flush()
     except ScdError as error:
         sys.stdout.flush()

@@ -39,6 +39,8 @@ def load(file: Path | None = None) -> Config:
     _spread_limits(merged)
     _write_out_licenses(merged, origins)
     try:
+        if "limits" in merged:  # first: all users have them by now, and it is nobody's own mistake
+            msgspec.convert({"limits": merged["limits"]}, Config, dec_hook=_decode_unit)
         config = msgspec.convert(merged, Config, dec_hook=_decode_unit)
     except msgspec.ValidationError as error:
         reason, _, location = str(error).partition(" - at `$")

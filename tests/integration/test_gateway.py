@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from ..gateway import (
@@ -515,6 +516,18 @@ def test_check_config_sees_that_the_launcher_knows_no_slurm(somewhere: Path) -> 
         made.end_everything()
     assert done.returncode == 78
     assert "the configuration that scd-launcher has read has no [slurm]. Restart it" in done.stderr
+
+
+def test_the_doctor_says_that_the_launcher_is_not_there(gateway: Gateway) -> None:
+    gateway.kill_launcher()
+    try:
+        command = [sys.executable, "-m", "scd.cli.main", "-c", str(gateway.file), "doctor"]
+        wait_until(lambda: httpx2.get(f"{gateway.url}/healthz").status_code == 503, "scd says that it is well")
+        done = subprocess.run([*passage(gateway.directory), *command], capture_output=True, text=True, cwd=ROOT)
+    finally:
+        gateway.start_launcher()
+    assert "scd-launcher does not answer" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_launcher_from_before_an_upgrade_is_not_talked_to(gateway: Gateway) -> None:

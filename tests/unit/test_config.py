@@ -158,6 +158,16 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "scd.toml")
 
 
+@pytest.mark.parametrize("wrong", ["max_job = 3", 'storage = "10 apples"'])
+def test_what_is_wrong_for_all_is_not_said_of_a_user(write: Write, tmp_path: Path, wrong: str) -> None:
+    """Whose limits these are, too; he may be in another file."""
+    file = write(f'[users.alice]\npassword_hash = "{HASH}"\n')
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d" / "zz.toml").write_text(f"[limits]\n{wrong}\n")
+    with pytest.raises(ConfigError, match=rf"conf\.d/zz\.toml: limits\.{wrong.split()[0]}: "):
+        load(file)
+
+
 def test_files_of_conf_d_win_and_are_named(write: Write, tmp_path: Path) -> None:
     file = write('[limits]\nmax_nodes = 1\nmax_jobs = 1\n[server]\nhosts = ["a"]')
     (tmp_path / "conf.d").mkdir()

@@ -79,7 +79,7 @@ def _file_permissions(config: Config, main: Path) -> Iterator[Finding]:
         mode = path.stat().st_mode
         if mode & _OTHERS_WRITE:
             yield bad("permissions", f"{path} can be written by others.", f"chmod go-w {path}")
-        if mode & stat.S_IROTH and config.users:
+        if mode & stat.S_IROTH and "password_hash" in path.read_text(errors="replace"):
             group = account.pw_name if (account := account_of(config)) else "scd"
             yield bad("permissions", f"{path} can be read by everybody, password hashes included.",
                       f"chown root:{group} {path} && chmod 0640 {path}")  # fmt: skip
