@@ -75,8 +75,7 @@ class Turn:
         moved = [key for key in keys if key != PREPARE and live.nodes[key].state in node_sources(NodeState.SUBMITTED)]
         await self._store.move_nodes(self._db, live.job_hash, moved, NodeState.SUBMITTED)
         for key in moved:
-            live.change_node(key, NodeState.SUBMITTED)
-            self._log(live, f"node={key} user={live.job.user or '-'} {NodeState.SUBMITTED}")
+            self._moved(live, key, NodeState.SUBMITTED)
 
     async def stop(self, live: LiveJob, spent: str) -> None:
         """End what was cancelled, and what has no time left. ``spent``: why its user may compute no more."""
@@ -244,10 +243,13 @@ class Turn:
     async def _move_node(self, live: LiveJob, key: NodeKey, state: NodeState, reason: str) -> None:
         recorded = live.recorded.get(key, reason)
         if await self._store.move_node(self._db, live.job_hash, key, state, recorded):
-            live.change_node(key, state, reason)
-            if state.done:
-                self.orders.counts.append(partial(self._metrics.node_ended, state))
-            self._log(live, f"node={key} user={live.job.user or '-'} {state} {recorded}")
+            self._moved(live, key, state, reason, recorded)
+
+    def _moved(self, live: LiveJob, key: NodeKey, state: NodeState, reason: str = "", recorded: str = "") -> None:
+        live.change_node(key, state, reason)
+        if state.done:
+            self.orders.counts.append(partial(self._metrics.node_ended, state))
+        self._log(live, f"node={key} user={live.job.user or '-'} {state} {recorded}")
 
     async def _move_job(self, live: LiveJob, state: JobState, reason: str, recorded: str = "") -> bool:
         recorded = recorded or reason

@@ -14,9 +14,9 @@ import msgspec
 from .. import slurm_cli as cli
 from ..config import Slurm
 from ..launcher import claims, sbatch
-from ..launcher.base import Unanswered, Work
+from ..launcher.base import TooLarge, Unanswered, Work
 from ..launcher.gateway import Gateway
-from ..launcher.requests import MOST_BATCHES, MOST_BYTES, Cancel, GiveUp, MakePlaces, Member, Probe, Submit, encode
+from ..launcher.requests import MOST_BATCHES, Cancel, GiveUp, MakePlaces, Member, Probe, Submit
 from ..launcher.spec import PROBE, PROBE_COMMENT, BatchScripts
 from ..model import attempt_number
 from ..placement import Placement
@@ -135,13 +135,14 @@ class AccountBatches:
             unpack=first.unpack, rebuilt=first.rebuilt, ancestors=first.ancestors,
             array=attempt_number(cli.first_of(first.array)), at_once=at_once,
         )  # fmt: skip
-        while len(parcels) > 1 and len(encode(request)) > MOST_BYTES:  # the rest with another
-            parcels = parcels[: len(parcels) // 2]
-            request = msgspec.structs.replace(request, members=request.members[: len(parcels)])
         try:
             return msgspec.convert(self._gateway.ask(request), list[Answer])
+        except TooLarge:
+            if len(parcels) == 1:
+                raise
         except Unanswered as error:  # as of an sbatch that was killed
             return [Answer(None, "", error.message)] * len(parcels)
+        return self.submit(parcels[: len(parcels) // 2], at_once)  # the rest with another
 
     def _member(self, spec: Spec) -> Member:
         step, index = (spec.key.step, spec.key.index) if spec.key else ("", "")

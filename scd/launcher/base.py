@@ -26,6 +26,10 @@ class ShimFailed(ScdError):
     """The job's shim did not start."""
 
 
+class TooLarge(ShimFailed):
+    """A request is more than the launcher takes."""
+
+
 class LauncherDown(ScdError):
     """The launcher does not answer; it is asked again."""
 

@@ -22,7 +22,7 @@ from ..errors import ConfigError
 from ..model import ResourceUsage
 from ..procfs import ProcessId, alive, boot_id
 from ..spool import JobDirectory, job_usage
-from .base import LauncherDown, ShimFailed, Unanswered, Work
+from .base import LauncherDown, ShimFailed, TooLarge, Unanswered, Work
 from .requests import (
     BUFFER,
     MOST_BYTES,
@@ -204,7 +204,7 @@ class Gateway:
         place = self._settings.config.local.launcher
         message, sent = encode(request), False
         if len(message) > MOST_BYTES:
-            raise ShimFailed("It is more than scd-launcher takes: too many nodes come before this one.")
+            raise TooLarge("It is more than scd-launcher takes: too many nodes come before this one.")
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as channel:
                 channel.settimeout(_PATIENCE)
